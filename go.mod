@@ -1,0 +1,3 @@
+module github.com/gotrove/gotrove
+
+go 1.26

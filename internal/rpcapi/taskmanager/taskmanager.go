@@ -1,0 +1,112 @@
+// Package taskmanager is what trove-api asks of trove-taskmanager: casts only.
+package taskmanager
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/gotrove/gotrove/internal/rpc"
+	"github.com/gotrove/gotrove/internal/rpcapi"
+)
+
+// Topic is the default of the option taskmanager_queue.
+const Topic = "taskmanager"
+
+// Version of the API the server speaks.
+const Version = "1.0"
+
+// CreateInstance asks for one instance to be made. The original sends lists of
+// ids, names and root passwords when replica_count is above one.
+type CreateInstance struct {
+	InstanceID       string            `json:"instance_id"`
+	Name             string            `json:"name"`
+	Flavor           rpcapi.Flavor     `json:"flavor"`
+	ImageID          string            `json:"image_id"`
+	Databases        []rpcapi.Database `json:"databases"`
+	Users            []rpcapi.User     `json:"users"`
+	DatastoreManager string            `json:"datastore_manager"`
+	Packages         *string           `json:"packages"`
+	VolumeSize       *int              `json:"volume_size"` // GiB
+	BackupID         *string           `json:"backup_id"`
+	AvailabilityZone *string           `json:"availability_zone"`
+	RootPassword     *string           `json:"root_password"`
+	NICs             []NIC             `json:"nics"`
+	Overrides        map[string]any    `json:"overrides"`
+	SlaveOfID        *string           `json:"slave_of_id"`
+	ClusterConfig    json.RawMessage   `json:"cluster_config"`
+	VolumeType       *string           `json:"volume_type"`
+	Modules          json.RawMessage   `json:"modules"`
+	Locality         *string           `json:"locality"`
+	Access           *Access           `json:"access"`
+	DSVersion        string            `json:"ds_version"` // version number
+}
+
+// NIC is a network interface of an instance to be made.
+type NIC struct {
+	NetworkID string `json:"network_id,omitempty"`
+	SubnetID  string `json:"subnet_id,omitempty"`
+	IPAddress string `json:"ip_address,omitempty"`
+}
+
+// Access says who may reach an instance to be made.
+type Access struct {
+	IsPublic     bool     `json:"is_public"`
+	AllowedCIDRs []string `json:"allowed_cidrs"`
+}
+
+// Instance names the instance of a request that has no other argument.
+type Instance struct {
+	InstanceID string `json:"instance_id"`
+}
+
+// Server is what trove-taskmanager implements. uniqueID identifies the request:
+// a method that returns nil has the request written down, whatever happens next;
+// the same uniqueID again changes nothing.
+type Server interface {
+	CreateInstance(ctx context.Context, uniqueID string, r CreateInstance) error
+	DeleteInstance(ctx context.Context, uniqueID string, r Instance) error
+	Restart(ctx context.Context, uniqueID string, r Instance) error
+}
+
+// Handler serves s.
+func Handler(s Server) rpc.Handler {
+	return rpc.Router{Version: Version, Methods: map[string]rpc.Method{
+		"create_instance": bindID(s.CreateInstance),
+		"delete_instance": bindID(s.DeleteInstance),
+		"restart":         bindID(s.Restart),
+	}}
+}
+
+func bindID[A any](f func(context.Context, string, A) error) rpc.Method {
+	return func(ctx context.Context, in *rpc.Incoming) (any, error) {
+		return rpc.BindCast(func(ctx context.Context, a A) error { return f(ctx, in.UniqueID, a) })(ctx, in)
+	}
+}
+
+// Message makes the cast of CreateInstance, ready for an outbox.
+func (r CreateInstance) Message(topic string) rpc.Message {
+	args := map[string]any{
+		"instance_id": r.InstanceID, "name": r.Name, "flavor": r.Flavor, "image_id": r.ImageID,
+		"databases": r.Databases, "users": r.Users, "datastore_manager": r.DatastoreManager,
+		"packages": r.Packages, "volume_size": r.VolumeSize, "backup_id": r.BackupID,
+		"availability_zone": r.AvailabilityZone, "root_password": r.RootPassword, "nics": r.NICs,
+		"overrides": r.Overrides, "slave_of_id": r.SlaveOfID, "cluster_config": r.ClusterConfig,
+		"volume_type": r.VolumeType, "modules": r.Modules, "locality": r.Locality,
+		"access": r.Access, "ds_version": r.DSVersion,
+	}
+	return rpc.Message{Topic: topic, Method: "create_instance", Version: Version, Args: args}
+}
+
+// DeleteMessage makes the cast delete_instance.
+func DeleteMessage(topic, instanceID string) rpc.Message {
+	return instance(topic, "delete_instance", instanceID)
+}
+
+// RestartMessage makes the cast restart.
+func RestartMessage(topic, instanceID string) rpc.Message {
+	return instance(topic, "restart", instanceID)
+}
+
+func instance(topic, method, id string) rpc.Message {
+	return rpc.Message{Topic: topic, Method: method, Version: Version, Args: map[string]any{"instance_id": id}}
+}
