@@ -1,0 +1,52 @@
+# gotrove's tasks. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The go command is looked for once, by the first target that needs it.
+GO = $(eval GO := $(shell scripts/go))$(GO)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PROGRAMS := troved trove-guestagent trovectl
+TEST_TIMEOUT := 15m
+FUZZ_TIME := 20s
+
+export CGO_ENABLED ?= 0
+export GOTOOLCHAIN := local
+
+.PHONY: help build test test-short lint fuzz bench demo demo-stop demo-clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## build troved, trove-guestagent and trovectl into bin/
+	@scripts/install build
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
+
+test: build ## run every test, installing what they need
+	@scripts/install engines test
+	$(GO) test -timeout $(TEST_TIMEOUT) ./...
+
+test-short: ## run the tests that need nothing but Go
+	$(GO) test -short ./...
+
+lint: ## gofmt, vet and staticcheck (golangci-lint too where it is installed)
+	@scripts/lint $(GO)
+
+fuzz: ## fuzz each codec for $(FUZZ_TIME)
+	@scripts/fuzz $(GO) $(FUZZ_TIME)
+
+bench: build ## measure the figures: a JSON line each, then a table
+	@scripts/install engines
+	$(GO) run ./bench
+
+demo: ## one MariaDB and one PostgreSQL instance on this machine, ready to use
+	@scripts/install build engines
+	@$(MAKE) --no-print-directory build >/dev/null
+	@scripts/demo start
+
+demo-stop: ## stop the demo; its data stay
+	@scripts/demo stop
+
+demo-clean: ## stop the demo and remove it with all its data
+	@scripts/demo clean
