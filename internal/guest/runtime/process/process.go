@@ -1,0 +1,408 @@
+// Package process runs an engine's server as a plain process of this machine.
+//
+// A program is started in a session of its own, so that it outlives the agent,
+// and tagged in its environment, so that an agent that was killed before it
+// could write the handle down finds it again. A handle is a pid with the start
+// time of the process and the boot of the machine: a pid alone is given to
+// another process sooner or later. The package knows nothing of any engine.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/guest/runtime"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// Name is the runtime's name in handles.
+const Name = "process"
+
+// killWait bounds how long a killed process may take to go; the kernel can
+// hold one that waits for a broken disk.
+const killWait = 30 * time.Second
+
+// Options say how programs run.
+type Options struct {
+	// Credential is the user programs run as; nil: the caller's own. Only root
+	// can set it.
+	Credential *syscall.Credential
+}
+
+// Runtime runs programs as processes.
+type Runtime struct {
+	cred *syscall.Credential
+	uid  uint32
+	boot string
+
+	mu       sync.Mutex // held while a program is started, so that it is not twice
+	children map[tag]*child
+}
+
+var _ runtime.Runtime = (*Runtime)(nil)
+
+// child is the last program of a tag this Runtime started itself. Its end is
+// taken from the kernel at once: no zombie stays.
+type child struct {
+	handle runtime.Handle
+	ended  chan struct{}
+	state  runtime.State // once ended is closed
+}
+
+// New makes a Runtime.
+func New(o Options) (*Runtime, error) {
+	boot, err := readBootID()
+	if err != nil {
+		return nil, fmt.Errorf("read the machine's boot id: %w", err)
+	}
+	r := &Runtime{cred: o.Credential, uid: uint32(os.Geteuid()), boot: boot, children: map[tag]*child{}}
+	if o.Credential != nil {
+		r.uid = o.Credential.Uid
+	}
+	return r, nil
+}
+
+// Start runs the program, or returns the handle of the one with the same tag
+// that runs. What an earlier one left behind is killed first. The program's
+// environment is s.Env, a PATH and the tag: nothing of the agent's own.
+func (r *Runtime) Start(ctx context.Context, s runtime.Spec) (runtime.Handle, error) {
+	t, err := tagOf(s)
+	if err != nil {
+		return runtime.Handle{}, err
+	}
+	if len(s.Argv) == 0 {
+		return runtime.Handle{}, trove.Errorf(trove.KindInternal, "program %s has no command", s.Name)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h, ok, err := r.find(t)
+	if ok || err != nil {
+		return h, err
+	}
+	if err := r.killAll(ctx, func() ([]stat, error) { return r.withTag(t) }); err != nil {
+		return runtime.Handle{}, fmt.Errorf("end what is left of %s: %w", s.Name, err)
+	}
+	return r.start(s, t)
+}
+
+func (r *Runtime) start(s runtime.Spec, t tag) (runtime.Handle, error) {
+	path, err := exec.LookPath(s.Argv[0])
+	if err != nil {
+		return runtime.Handle{}, trove.Errorf(trove.KindGuest, "program %s cannot be run: %w", s.Argv[0], err)
+	}
+	log, err := r.openLog(s.LogFile)
+	if err != nil {
+		return runtime.Handle{}, trove.Errorf(trove.KindGuest, "log of %s cannot be opened: %w", s.Name, err)
+	}
+	defer log.Close()
+	kills, countsKills := oomKills()
+	cmd := &exec.Cmd{
+		Path: path, Args: s.Argv, Dir: s.Dir, Stdout: log, Stderr: log,
+		Env:         append(append(t.env(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), s.Env...),
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Credential: r.cred},
+	}
+	if err := cmd.Start(); err != nil {
+		return runtime.Handle{}, trove.Errorf(trove.KindGuest, "program %s cannot be started: %w", s.Argv[0], err)
+	}
+	// Readable even if the program has ended already: it is taken from the
+	// kernel below.
+	st, gone, err := readStat(cmd.Process.Pid)
+	if err != nil || gone {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return runtime.Handle{}, fmt.Errorf("read start time of %s: %w", s.Name, err)
+	}
+	protectAgent(cmd.Process.Pid)
+	c := &child{
+		handle: runtime.Handle{Runtime: Name, PID: cmd.Process.Pid, StartTime: st.start, BootID: r.boot},
+		ended:  make(chan struct{}),
+	}
+	r.children[t] = c
+	go func() {
+		_ = cmd.Wait() // how it ended is in ProcessState
+		c.state = endState(cmd.ProcessState)
+		if n, ok := oomKills(); ok && countsKills && n > kills && c.state.ExitCode != 0 {
+			c.state.Detail += ": the kernel ended a program for want of memory"
+		}
+		close(c.ended)
+	}()
+	return c.handle, nil
+}
+
+func (r *Runtime) openLog(path string) (*os.File, error) {
+	if path == "" {
+		return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	}
+	f, err := os.OpenFile(filepath.Clean(path), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	if r.cred != nil {
+		if err := f.Chown(int(r.cred.Uid), int(r.cred.Gid)); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// endState tells how a process ended.
+func endState(p *os.ProcessState) runtime.State {
+	ws, ok := p.Sys().(syscall.WaitStatus)
+	switch {
+	case !ok:
+		return runtime.State{ExitCode: -1}
+	case ws.Signaled():
+		return runtime.State{ExitCode: -1, Detail: fmt.Sprintf("ended by signal %d (%s)", ws.Signal(), ws.Signal())}
+	}
+	return runtime.State{ExitCode: ws.ExitStatus(), Detail: fmt.Sprintf("ended with exit code %d", ws.ExitStatus())}
+}
+
+// Find looks for the running program of the tag.
+func (r *Runtime) Find(_ context.Context, s runtime.Spec) (runtime.Handle, bool, error) {
+	t, err := tagOf(s)
+	if err != nil {
+		return runtime.Handle{}, false, err
+	}
+	return r.find(t)
+}
+
+func (r *Runtime) find(t tag) (runtime.Handle, bool, error) {
+	all, err := r.withTag(t)
+	if err != nil {
+		return runtime.Handle{}, false, err
+	}
+	var first stat
+	for _, s := range all {
+		if s.leader() && (first.pid == 0 || s.start < first.start) {
+			first = s
+		}
+	}
+	if first.pid == 0 {
+		return runtime.Handle{}, false, nil
+	}
+	return runtime.Handle{Runtime: Name, PID: first.pid, StartTime: first.start, BootID: r.boot}, true, nil
+}
+
+func (r *Runtime) withTag(t tag) ([]stat, error) {
+	var all []stat
+	err := processes(r.uid, func(s stat) {
+		if t.on(s.pid) {
+			all = append(all, s)
+		}
+	})
+	return all, err
+}
+
+// State tells whether the handle's program runs and, if this Runtime started
+// it, how it ended.
+func (r *Runtime) State(_ context.Context, h runtime.Handle) (runtime.State, error) {
+	if err := r.check(h); err != nil {
+		return runtime.State{}, err
+	}
+	if c := r.child(h); c != nil {
+		select {
+		case <-c.ended:
+			return c.state, nil
+		default:
+		}
+	}
+	if h.BootID != r.boot {
+		return runtime.State{ExitCode: -1, Detail: "the machine has been restarted since"}, nil
+	}
+	s, gone, err := readStat(h.PID)
+	if err != nil {
+		return runtime.State{}, err
+	}
+	if gone || s.ended() || s.start != h.StartTime {
+		return runtime.State{ExitCode: -1}, nil
+	}
+	return runtime.State{Running: true, ExitCode: -1}, nil
+}
+
+// Wait returns when the program has ended, whoever started it, or with ctx's
+// error.
+func (r *Runtime) Wait(ctx context.Context, h runtime.Handle) (runtime.State, error) {
+	if err := r.check(h); err != nil {
+		return runtime.State{}, err
+	}
+	if c := r.child(h); c != nil {
+		select {
+		case <-c.ended:
+			return c.state, nil
+		case <-ctx.Done():
+			return runtime.State{}, ctx.Err()
+		}
+	}
+	if h.BootID == r.boot {
+		p, ok, err := openPidfd(h.PID, h.StartTime)
+		if err != nil {
+			return runtime.State{}, err
+		}
+		if ok {
+			defer p.close()
+			if err := p.wait(ctx); err != nil {
+				return runtime.State{}, err
+			}
+		}
+	}
+	return r.State(ctx, h)
+}
+
+// Stop asks the program to stop and, after grace, kills it. Whatever it
+// started and left behind is killed too. A program that does not run is no
+// error.
+func (r *Runtime) Stop(ctx context.Context, h runtime.Handle, sig os.Signal, grace time.Duration) error {
+	if err := r.check(h); err != nil {
+		return err
+	}
+	if h.BootID != r.boot {
+		return nil
+	}
+	p, ok, err := openPidfd(h.PID, h.StartTime)
+	if !ok || err != nil {
+		return err
+	}
+	defer p.close()
+	ask, ok := sig.(syscall.Signal)
+	if !ok {
+		ask = syscall.SIGTERM
+	}
+	// Taken before it goes: its children have another parent afterwards.
+	family, err := r.family(h.PID)
+	if err != nil {
+		return err
+	}
+	if err := p.signal(ask); err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, grace)
+	err = p.wait(wait)
+	cancel()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		later, ferr := r.family(h.PID)
+		if ferr != nil {
+			return ferr
+		}
+		family = append(family, later...)
+		if err := p.signal(syscall.SIGKILL); err != nil {
+			return err
+		}
+		wait, cancel := context.WithTimeout(ctx, killWait)
+		defer cancel()
+		err = p.wait(wait)
+	}
+	if err != nil {
+		return err
+	}
+	if c := r.child(h); c != nil {
+		select {
+		case <-c.ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return r.killAll(ctx, func() ([]stat, error) { return r.left(h.PID, family) })
+}
+
+// family is every process a program started, as far as they can be told.
+func (r *Runtime) family(pid int) ([]stat, error) {
+	var all []stat
+	if err := processes(r.uid, func(s stat) { all = append(all, s) }); err != nil {
+		return nil, err
+	}
+	member := map[int]bool{pid: true}
+	var found []stat
+	for grown := true; grown; {
+		grown = false
+		for _, s := range all {
+			if !member[s.pid] && (member[s.parent] || s.session == pid) {
+				member[s.pid], grown = true, true
+				found = append(found, s)
+			}
+		}
+	}
+	return found, nil
+}
+
+// left is who still lives of the family, and of the program's session.
+func (r *Runtime) left(session int, family []stat) ([]stat, error) {
+	start := map[int]uint64{}
+	for _, s := range family {
+		start[s.pid] = s.start
+	}
+	var found []stat
+	err := processes(r.uid, func(s stat) {
+		if begun, ok := start[s.pid]; (ok && begun == s.start) || s.session == session {
+			found = append(found, s)
+		}
+	})
+	return found, err
+}
+
+// killAll kills what list gives until it gives nothing more.
+func (r *Runtime) killAll(ctx context.Context, list func() ([]stat, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, killWait)
+	defer cancel()
+	for ctx.Err() == nil {
+		all, err := list()
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		for _, s := range all {
+			if err := kill(ctx, s); err != nil {
+				return fmt.Errorf("process %d does not end: %w", s.pid, err)
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+func kill(ctx context.Context, s stat) error {
+	p, ok, err := openPidfd(s.pid, s.start)
+	if !ok || err != nil {
+		return err
+	}
+	defer p.close()
+	if err := p.signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	return p.wait(ctx)
+}
+
+func (r *Runtime) child(h runtime.Handle) *child {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.children {
+		if c.handle == h {
+			return c
+		}
+	}
+	return nil
+}
+
+func (r *Runtime) check(h runtime.Handle) error {
+	if h.Runtime != Name {
+		return trove.Errorf(trove.KindInternal, "a handle of runtime %q came to runtime %q", h.Runtime, Name)
+	}
+	return nil
+}
+
+func tagOf(s runtime.Spec) (tag, error) {
+	t := tag{s.InstanceID, s.Name}
+	if t.instance == "" || t.program == "" || strings.ContainsRune(t.instance+t.program, 0) {
+		return tag{}, trove.Errorf(trove.KindInternal, "a program needs an instance and a name, it has %q and %q", t.instance, t.program)
+	}
+	return t, nil
+}
