@@ -1,0 +1,355 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// WishCancel is the wish that a piece of work ends without being done.
+const WishCancel = "cancel"
+
+// maxStageEvents bounds how many reports of a guest one piece of work keeps.
+const maxStageEvents = 500
+
+// maxFinishedPerSubject bounds the history of one instance.
+const maxFinishedPerSubject = 50
+
+// NewWork is a piece of work to be accepted.
+type NewWork struct {
+	ID         string
+	Kind       string
+	Subject    string // instance id
+	RequestID  string // unique id of the message that asks for it
+	RPCContext []byte // JSON; its request_id is shown to people
+	Step       string
+	State      []byte // JSON; may hold secrets
+}
+
+// Work is a row that is leased.
+type Work struct {
+	ID         string
+	Kind       string
+	Subject    string
+	RPCContext []byte
+	Step       string
+	State      []byte
+	Version    int64
+	Deadline   time.Time // zero: none
+	Attempt    int
+	Wakes      int64
+	Wish       string
+	Created    time.Time
+	Now        time.Time // the database's clock at the lease
+}
+
+// WorkUpdate is the end of a step.
+type WorkUpdate struct {
+	ID, Owner string
+	Version   int64 // as leased or last saved
+	// SeenWakes is Work.Wakes or WorkSaved.Wakes as the step found it: if there
+	// are more by now, the row is due at once whatever RunIn says.
+	SeenWakes int64
+	Step      string
+	State     []byte
+	Attempt   int
+	Deadline  time.Time
+	// Release gives the lease back; the row is due after RunIn. Otherwise it
+	// is extended by Lease.
+	Release bool
+	RunIn   time.Duration
+	Lease   time.Duration
+	// Finished ends the work: done, failed or cancelled.
+	Finished trove.OperationState
+	Cause    string
+	Action   string
+	Events   []trove.OperationEvent
+}
+
+// WorkSaved is what a row holds after a save.
+type WorkSaved struct {
+	Version int64
+	Wakes   int64
+	Wish    string
+}
+
+// unfinished is the condition for a row w that is not finished.
+const unfinished = "w.outcome IN ('pending', 'running')"
+
+// notBlocked is the condition for a row w that may run as far as other work on
+// the same subject is concerned: none is older, none holds a lease. It takes
+// the time now as argument.
+const notBlocked = `NOT EXISTS (SELECT 1 FROM work o WHERE o.subject = w.subject AND o.id <> w.id
+	AND o.outcome IN ('pending', 'running')
+	AND (o.created < w.created OR (o.created = w.created AND o.id < w.id)
+		OR (o.lease_owner <> '' AND o.lease_until > ?)))`
+
+// AcceptWork writes a piece of work and removes the outbox row of its request,
+// if the request came from our own outbox. It reports false, and changes
+// nothing but the outbox, if work with the same RequestID is there already.
+func (s *Store) AcceptWork(ctx context.Context, w NewWork) (accepted bool, err error) {
+	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
+		now, err := t.dbNow(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := t.exec(ctx, "DELETE FROM outbox WHERE id = ?", w.RequestID); err != nil {
+			return err
+		}
+		n, err := t.exec(ctx, `INSERT INTO work (id, kind, subject, request_id, rpc_context, step, state, run_at, outcome, created)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) `+s.d.onConflict([]string{"request_id"}, nil),
+			w.ID, w.Kind, w.Subject, w.RequestID, string(w.RPCContext), w.Step, string(w.State), now, string(trove.OperationPending), now)
+		if accepted = n > 0; err != nil || !accepted {
+			return err
+		}
+		t.workChanged()
+		return t.addEvent(ctx, now, trove.OperationEvent{OperationID: w.ID, InstanceID: w.Subject, Kind: w.Kind, State: trove.OperationPending})
+	})
+	return accepted, err
+}
+
+// LeaseWork gives the row that has been due for longest to owner, a name used
+// for one lease only; nil if none of kinds is due. The time in which the row
+// was due and nobody worked on it is added to its deadline.
+func (s *Store) LeaseWork(ctx context.Context, owner string, kinds []string, lease time.Duration) (leased *Work, err error) {
+	if len(kinds) == 0 {
+		return nil, nil
+	}
+	due := `SELECT w.id FROM work w WHERE ` + unfinished + ` AND w.run_at <= ? AND (w.lease_owner = '' OR w.lease_until <= ?)
+		AND w.kind IN (` + marks(len(kinds)) + `) AND ` + notBlocked + ` ORDER BY w.run_at, w.created LIMIT ?`
+	find := func(ctx context.Context, c session) (now int64, id string, err error) {
+		if now, err = c.dbNow(ctx); err != nil {
+			return 0, "", err
+		}
+		args := []any{now, now}
+		for _, k := range kinds {
+			args = append(args, k)
+		}
+		_, err = c.one(ctx, due, append(args, now, 1), &id)
+		return now, id, err
+	}
+	// Looking takes no lock; only a row that was seen is worth one.
+	var seen string
+	err = s.read(ctx, func(ctx context.Context, c session) (err error) {
+		_, seen, err = find(ctx, c)
+		return err
+	})
+	if err != nil || seen == "" {
+		return nil, err
+	}
+	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
+		leased = nil
+		now, id, err := find(ctx, t.session)
+		if err != nil || id == "" {
+			return err
+		}
+		n, err := t.exec(ctx, `UPDATE work SET
+			deadline_at = CASE WHEN deadline_at = 0 THEN 0
+				WHEN ? > run_at AND ? > lease_until THEN deadline_at + ? - CASE WHEN run_at > lease_until THEN run_at ELSE lease_until END
+				ELSE deadline_at END,
+			lease_owner = ?, lease_until = ?, version = version + 1
+			WHERE id = ? AND (lease_owner = '' OR lease_until <= ?)`,
+			now, now, now, owner, now+lease.Microseconds(), id, now)
+		if err != nil || n == 0 {
+			return err
+		}
+		var (
+			w                          = Work{ID: id, Now: fromMicros(now)}
+			deadline, created          int64
+			rpcContext, state, outcome string
+		)
+		if _, err := t.one(ctx, `SELECT kind, subject, rpc_context, step, state, version, deadline_at, attempt, wakes, wish, created, outcome
+			FROM work WHERE id = ?`, []any{id},
+			&w.Kind, &w.Subject, &rpcContext, &w.Step, &state, &w.Version, &deadline, &w.Attempt, &w.Wakes, &w.Wish, &created, &outcome); err != nil {
+			return err
+		}
+		w.RPCContext, w.State = []byte(rpcContext), []byte(state)
+		w.Deadline, w.Created = fromMicros(deadline), fromMicros(created)
+		leased = &w
+		if outcome != string(trove.OperationPending) {
+			return nil
+		}
+		if _, err := t.exec(ctx, "UPDATE work SET outcome = ? WHERE id = ?", string(trove.OperationRunning), id); err != nil {
+			return err
+		}
+		t.workChanged()
+		start := trove.OperationEvent{OperationID: id, InstanceID: w.Subject, Kind: w.Kind, State: trove.OperationRunning}
+		if err := t.addEvent(ctx, now, start); err != nil {
+			return err
+		}
+		start.Step = w.Step
+		return t.addEvent(ctx, now, start)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return leased, nil
+}
+
+// RenewWork extends a lease from now on; KindConflict if owner has lost it.
+func (s *Store) RenewWork(ctx context.Context, id, owner string, lease time.Duration) error {
+	return s.tx(ctx, func(ctx context.Context, t *tx) error {
+		n, err := t.exec(ctx, "UPDATE work SET lease_until = "+s.d.nowMicros+" + ? WHERE id = ? AND lease_owner = ?",
+			lease.Microseconds(), id, owner)
+		if err == nil && n == 0 {
+			return lostLease()
+		}
+		return err
+	})
+}
+
+// SaveWork writes the end of a step with its events; KindConflict, and nothing
+// is written, if the lease was lost.
+func (s *Store) SaveWork(ctx context.Context, u WorkUpdate) (saved WorkSaved, err error) {
+	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
+		now, err := t.dbNow(ctx)
+		if err != nil {
+			return err
+		}
+		owner, until, outcome, ended := u.Owner, now+u.Lease.Microseconds(), trove.OperationRunning, int64(0)
+		if u.Release || u.Finished != "" {
+			owner, until = "", 0
+		}
+		if u.Finished != "" {
+			outcome, ended = u.Finished, now
+		}
+		n, err := t.exec(ctx, `UPDATE work SET step = ?, state = ?, attempt = ?, deadline_at = ?, version = version + 1,
+			lease_owner = ?, lease_until = ?, run_at = CASE WHEN wakes > ? THEN ? ELSE ? END,
+			outcome = ?, ended = ?, error = ?, action = ?
+			WHERE id = ? AND version = ? AND lease_owner = ?`,
+			u.Step, string(u.State), u.Attempt, micros(u.Deadline), owner, until, u.SeenWakes, now, now+u.RunIn.Microseconds(),
+			string(outcome), ended, u.Cause, u.Action, u.ID, u.Version, u.Owner)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return lostLease()
+		}
+		if _, err := t.one(ctx, "SELECT version, wakes, wish FROM work WHERE id = ?", []any{u.ID},
+			&saved.Version, &saved.Wakes, &saved.Wish); err != nil {
+			return err
+		}
+		for _, e := range u.Events {
+			if err := t.addEvent(ctx, now, e); err != nil {
+				return err
+			}
+		}
+		t.workChanged()
+		return nil
+	})
+	return saved, err
+}
+
+func lostLease() error {
+	return trove.Errorf(trove.KindConflict, "the lease of this work was lost")
+}
+
+// ReleaseWork ends all leases, whoever holds them.
+func (s *Store) ReleaseWork(ctx context.Context) error {
+	return s.tx(ctx, func(ctx context.Context, t *tx) error {
+		_, err := t.exec(ctx, "UPDATE work SET lease_owner = '', version = version + 1 WHERE lease_owner <> ''")
+		t.workChanged()
+		return err
+	})
+}
+
+// WakeWork makes the unfinished work on subject due now. A wake that comes
+// while a step runs is not lost: the step runs again.
+func (s *Store) WakeWork(ctx context.Context, subject string) error {
+	return s.tx(ctx, func(ctx context.Context, t *tx) error { return t.wake(ctx, subject) })
+}
+
+func (t *tx) wake(ctx context.Context, subject string) error {
+	n, err := t.exec(ctx, "UPDATE work SET wakes = wakes + 1, run_at = "+t.s.d.nowMicros+
+		" WHERE subject = ? AND outcome IN ('pending', 'running')", subject)
+	if n > 0 {
+		t.workChanged()
+	}
+	return err
+}
+
+// cancelWork wishes that all unfinished work on subject ends.
+func (t *tx) cancelWork(ctx context.Context, subject string) error {
+	if _, err := t.exec(ctx, "UPDATE work SET wish = ? WHERE subject = ? AND outcome IN ('pending', 'running')",
+		WishCancel, subject); err != nil {
+		return err
+	}
+	return t.wake(ctx, subject)
+}
+
+// WishedWork gives the ids of leased rows that someone wishes to end.
+func (s *Store) WishedWork(ctx context.Context) (ids []string, err error) {
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		return c.each(ctx, "SELECT w.id FROM work w WHERE "+unfinished+" AND w.lease_owner <> '' AND w.wish <> ''", nil,
+			func(r *sql.Rows) error {
+				var id string
+				err := r.Scan(&id)
+				ids = append(ids, id)
+				return err
+			})
+	})
+	return ids, err
+}
+
+// NextDueWork tells how long it is until LeaseWork may find a row of kinds, at
+// least 0; false if nothing is waiting.
+func (s *Store) NextDueWork(ctx context.Context, kinds []string) (in time.Duration, waiting bool, err error) {
+	if len(kinds) == 0 {
+		return 0, false, nil
+	}
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		now, err := c.dbNow(ctx)
+		if err != nil {
+			return err
+		}
+		var args []any
+		for _, k := range kinds {
+			args = append(args, k)
+		}
+		var at sql.NullInt64
+		if _, err := c.one(ctx, `SELECT MIN(CASE WHEN w.lease_owner <> '' AND w.lease_until > w.run_at THEN w.lease_until ELSE w.run_at END)
+			FROM work w WHERE `+unfinished+` AND w.kind IN (`+marks(len(kinds))+`) AND `+notBlocked, append(args, now), &at); err != nil {
+			return err
+		}
+		in, waiting = time.Duration(max(0, at.Int64-now))*time.Microsecond, at.Valid
+		return nil
+	})
+	return in, waiting, err
+}
+
+// PruneWork deletes work that ended longer ago than keep, and of each subject
+// all but its newest finished pieces.
+func (s *Store) PruneWork(ctx context.Context, keep time.Duration) error {
+	return s.tx(ctx, func(ctx context.Context, t *tx) error {
+		if _, err := t.exec(ctx, "DELETE FROM work WHERE ended <> 0 AND ended < "+s.d.nowMicros+" - ?", keep.Microseconds()); err != nil {
+			return err
+		}
+		if _, err := t.exec(ctx, `DELETE FROM work WHERE id IN (SELECT id FROM (
+			SELECT id, ROW_NUMBER() OVER (PARTITION BY subject ORDER BY created DESC, id DESC) AS place FROM work WHERE ended <> 0) ranked
+			WHERE place > ?)`, maxFinishedPerSubject); err != nil {
+			return err
+		}
+		_, err := t.exec(ctx, "DELETE FROM work_events WHERE NOT EXISTS (SELECT 1 FROM work w WHERE w.id = work_events.work_id)")
+		return err
+	})
+}
+
+// dbNow is the database's own clock in Unix microseconds.
+func (c session) dbNow(ctx context.Context) (now int64, err error) {
+	_, err = c.one(ctx, "SELECT "+c.s.d.nowMicros, nil, &now)
+	return now, err
+}
+
+// operationRequest is what people see of a stored request context.
+func operationRequest(rpcContext string) string {
+	var c struct {
+		RequestID string `json:"request_id"`
+	}
+	if json.Unmarshal([]byte(rpcContext), &c) != nil {
+		return "" // a sender that has none
+	}
+	return c.RequestID
+}

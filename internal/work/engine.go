@@ -1,0 +1,336 @@
+package work
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/rpc"
+	"github.com/gotrove/gotrove/internal/store"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// Store is what the engine needs of the store.
+type Store interface {
+	// AcceptWork writes a row, unless its request id is there already: false.
+	AcceptWork(ctx context.Context, w store.NewWork) (bool, error)
+	// LeaseWork gives a due row of one of kinds to owner; nil if none is due.
+	LeaseWork(ctx context.Context, owner string, kinds []string, lease time.Duration) (*store.Work, error)
+	// RenewWork extends a lease; KindConflict if it was lost.
+	RenewWork(ctx context.Context, id, owner string, lease time.Duration) error
+	// SaveWork writes the end of a step; KindConflict if the lease was lost.
+	SaveWork(ctx context.Context, u store.WorkUpdate) (store.WorkSaved, error)
+	// AddWorkEvent appends one event.
+	AddWorkEvent(ctx context.Context, e trove.OperationEvent) error
+	// WishedWork gives the ids of leased rows that someone wishes to end.
+	WishedWork(ctx context.Context) ([]string, error)
+	// NextDueWork tells how long until LeaseWork may find a row; false if there
+	// is none to wait for.
+	NextDueWork(ctx context.Context, kinds []string) (time.Duration, bool, error)
+	// ReleaseWork ends every lease, whoever holds it.
+	ReleaseWork(ctx context.Context) error
+	// PruneWork deletes finished rows older than keep.
+	PruneWork(ctx context.Context, keep time.Duration) error
+	// WorkChanged hints that a row changed in this process; stop ends it.
+	WorkChanged() (hints <-chan struct{}, stop func())
+}
+
+// Options are the engine's bounds. A zero field has the default told beside it.
+type Options struct {
+	Process string        // names this process in leases; default is random
+	Workers int           // pieces of work at once; 16
+	Lease   time.Duration // 30 s; renewed every third of it
+	Poll    time.Duration // how late a change by another process may be seen; 2 s
+	Attempt time.Duration // the longest one run of a step may take; 15 min
+	Retry   Backoff       // 200 ms to 15 s
+	Undo    time.Duration // how long the undo of one step is tried; 10 min
+	Grace   time.Duration // how long Run waits for steps to end when it stops; 10 s
+	Keep    time.Duration // how long finished work is remembered; 7 days
+	Log     *slog.Logger  // slog.Default()
+}
+
+// Backoff is a pause that doubles from First to Most, jittered by a quarter.
+type Backoff struct{ First, Most time.Duration }
+
+func (b Backoff) pause(attempt int) time.Duration {
+	d := b.First
+	for range min(attempt, 32) {
+		if d *= 2; d >= b.Most {
+			d = b.Most
+			break
+		}
+	}
+	return jitter(d)
+}
+
+// jitter gives d changed by up to a quarter.
+func jitter(d time.Duration) time.Duration {
+	if d < 4 {
+		return d
+	}
+	return d - d/4 + mathrand.N(d/2)
+}
+
+func (o Options) withDefaults() Options {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&o.Lease, 30*time.Second)
+	def(&o.Poll, 2*time.Second)
+	def(&o.Attempt, 15*time.Minute)
+	def(&o.Retry.First, 200*time.Millisecond)
+	def(&o.Retry.Most, 15*time.Second)
+	def(&o.Undo, 10*time.Minute)
+	def(&o.Grace, 10*time.Second)
+	def(&o.Keep, 7*24*time.Hour)
+	if o.Workers <= 0 {
+		o.Workers = 16
+	}
+	if o.Process == "" {
+		o.Process = rand.Text()
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return o
+}
+
+// Engine runs work. One Engine per process is enough; many processes may share
+// a store.
+type Engine struct {
+	store Store
+	opts  Options
+	flows map[string]*definition
+	kinds []string
+
+	mu      sync.Mutex
+	leases  int64
+	running map[string]*job // by id of the row
+}
+
+// New makes an engine of flows. It does nothing until Run.
+func New(s Store, o Options, flows ...Registered) (*Engine, error) {
+	e := &Engine{store: s, opts: o.withDefaults(), flows: map[string]*definition{}, running: map[string]*job{}}
+	for _, f := range flows {
+		d, err := f.definition()
+		if err != nil {
+			return nil, err
+		}
+		if e.flows[d.kind] != nil {
+			return nil, fmt.Errorf("work: two flows of kind %s", d.kind)
+		}
+		e.flows[d.kind] = d
+		e.kinds = append(e.kinds, d.kind)
+	}
+	return e, nil
+}
+
+// Accept writes down a piece of work: when it returns nil, the work will be
+// done, whatever happens to this process. requestID is unique to the request
+// that asks for it; false tells that it was accepted before. state is the
+// flow's S. The request context in ctx is kept, without its token.
+func (e *Engine) Accept(ctx context.Context, kind, subject, requestID string, state any) (bool, error) {
+	d := e.flows[kind]
+	if d == nil || !d.accepts(state) {
+		return false, trove.Errorf(trove.KindInternal, "no flow %s of %T", kind, state)
+	}
+	data, err := json.Marshal(state)
+	if err != nil {
+		return false, trove.Errorf(trove.KindInternal, "state of %s: %w", kind, err)
+	}
+	env := envelope{Data: data}
+	env.enter(d, d.steps[0])
+	raw, err := json.Marshal(env)
+	if err != nil {
+		return false, trove.Errorf(trove.KindInternal, "state of %s: %w", kind, err)
+	}
+	rc := rpc.ContextFrom(ctx)
+	rc.AuthToken, rc.ServiceCatalog = "", nil // nobody needs them later: not kept
+	rcRaw, err := json.Marshal(rc)
+	if err != nil {
+		return false, trove.Errorf(trove.KindInternal, "context of %s: %w", kind, err)
+	}
+	return e.store.AcceptWork(ctx, store.NewWork{ID: newID(), Kind: kind, Subject: subject, RequestID: requestID,
+		RPCContext: rcRaw, Step: d.steps[0], State: raw})
+}
+
+// ReleaseAll ends all leases, so that work goes on at once that a process which
+// was killed held. Only a process that knows that no other one uses the store
+// may call it, before Run.
+func (e *Engine) ReleaseAll(ctx context.Context) error { return e.store.ReleaseWork(ctx) }
+
+// Run works until ctx is done. Then running steps are told by their context,
+// and what they finish in time is saved; every lease is given back, so that the
+// next process goes on at once.
+func (e *Engine) Run(ctx context.Context) error {
+	hints, stop := e.store.WorkChanged()
+	defer stop()
+	var workers sync.WaitGroup
+	tending := make(chan struct{})
+	tendCtx, endTending := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() { endTending(); <-tending }()
+	go func() { defer close(tending); e.tend(tendCtx) }()
+
+	free := make(chan struct{}, e.opts.Workers) // a worker has ended
+	busy := 0
+	for ctx.Err() == nil {
+		more := busy < e.opts.Workers
+		for more && ctx.Err() == nil {
+			j := e.lease(ctx)
+			if j == nil {
+				break
+			}
+			busy++
+			more = busy < e.opts.Workers
+			workers.Go(func() {
+				e.work(ctx, j)
+				free <- struct{}{}
+			})
+		}
+		pause := jitter(e.opts.Poll)
+		if busy < e.opts.Workers {
+			pause = e.untilDue(ctx)
+		}
+		wait := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-free:
+			busy--
+		case <-hints:
+			e.heedWishes(ctx)
+		case <-wait.C:
+			e.heedWishes(ctx)
+		}
+		wait.Stop()
+		for drained := false; !drained; {
+			select {
+			case <-free:
+				busy--
+			default:
+				drained = true
+			}
+		}
+	}
+	ended := make(chan struct{})
+	go func() { workers.Wait(); close(ended) }()
+	grace := time.NewTimer(e.opts.Grace)
+	defer grace.Stop()
+	select {
+	case <-ended:
+	case <-grace.C:
+		e.opts.Log.WarnContext(ctx, "steps did not end in time; their leases will expire", "grace", e.opts.Grace)
+	}
+	return nil
+}
+
+// lease takes a due row, nil if there is none or the store is away.
+func (e *Engine) lease(ctx context.Context) *job {
+	e.mu.Lock()
+	e.leases++
+	owner := fmt.Sprintf("%s/%d", e.opts.Process, e.leases)
+	e.mu.Unlock()
+	row, err := e.store.LeaseWork(ctx, owner, e.kinds, e.opts.Lease)
+	if err != nil {
+		if ctx.Err() == nil {
+			e.opts.Log.ErrorContext(ctx, "cannot look for work", "error", err)
+		}
+		return nil
+	}
+	if row == nil {
+		return nil
+	}
+	j := &job{engine: e, def: e.flows[row.Kind], row: *row, owner: owner, leased: time.Now(),
+		log: e.opts.Log.With("work", row.ID, "kind", row.Kind, "instance_id", row.Subject)}
+	e.mu.Lock()
+	e.running[row.ID] = j
+	e.mu.Unlock()
+	return j
+}
+
+// untilDue is how long nothing is due as far as this process can know.
+func (e *Engine) untilDue(ctx context.Context) time.Duration {
+	most := jitter(e.opts.Poll)
+	d, ok, err := e.store.NextDueWork(ctx, e.kinds)
+	if err != nil || !ok || d > most {
+		return most
+	}
+	return max(d, time.Millisecond)
+}
+
+// tend renews the leases of what is running, and prunes now and then.
+func (e *Engine) tend(ctx context.Context) {
+	renew := time.NewTicker(e.opts.Lease / 3)
+	defer renew.Stop()
+	prune := time.NewTimer(jitter(time.Minute))
+	defer prune.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-prune.C:
+			if err := e.store.PruneWork(ctx, e.opts.Keep); err != nil {
+				e.opts.Log.WarnContext(ctx, "cannot prune finished work", "error", err)
+			}
+			prune.Reset(jitter(time.Hour))
+		case <-renew.C:
+			for _, j := range e.jobs() {
+				err := e.store.RenewWork(ctx, j.row.ID, j.owner, e.opts.Lease)
+				if trove.IsKind(err, trove.KindConflict) {
+					j.interrupt(errLost, true)
+				} else if err != nil {
+					j.log.WarnContext(ctx, "cannot renew a lease", "error", err)
+				}
+			}
+		}
+	}
+}
+
+func (e *Engine) jobs() []*job {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make([]*job, 0, len(e.running))
+	for _, j := range e.running {
+		all = append(all, j)
+	}
+	return all
+}
+
+// heedWishes interrupts the running steps of work that is to be cancelled.
+func (e *Engine) heedWishes(ctx context.Context) {
+	if len(e.jobs()) == 0 {
+		return
+	}
+	ids, err := e.store.WishedWork(ctx)
+	if err != nil {
+		return // seen at the next hint, or when the step ends
+	}
+	for _, id := range ids {
+		e.mu.Lock()
+		j := e.running[id]
+		e.mu.Unlock()
+		if j != nil {
+			j.interrupt(errCancelled, false)
+		}
+	}
+}
+
+var (
+	errLost      = errors.New("the lease was lost")
+	errCancelled = errors.New("cancelled")
+)
+
+// newID makes a random UUID.
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
