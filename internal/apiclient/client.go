@@ -102,6 +102,9 @@ func loginError(endpoint string, err error) error {
 		Action:  "Check OS_AUTH_URL, and that the service runs."}
 }
 
+// Endpoint is the address of the API for this project.
+func (c *Client) Endpoint() string { return strings.TrimSuffix(c.db.Endpoint, "/") }
+
 // do makes one request; body and result may be nil.
 func (c *Client) do(ctx context.Context, method, path string, body, result any) error {
 	resp, err := c.db.Request(ctx, method, c.db.Endpoint+path, &gophercloud.RequestOpts{

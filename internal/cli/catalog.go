@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -86,5 +87,17 @@ func (a *app) limits() *cobra.Command {
 				rows = append(rows, row{"Resource": strings.TrimPrefix(name, "max_"), "Limit": limits[name]})
 			}
 			return a.list([]string{"Resource", "Limit"}, rows)
+		}}
+}
+
+func (a *app) endpoint() *cobra.Command {
+	return &cobra.Command{Use: "endpoint", Short: "Show the address of the database API", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(a.Out, c.Endpoint())
+			return err
 		}}
 }

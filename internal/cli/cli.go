@@ -109,7 +109,7 @@ func (a *app) root(version string) *cobra.Command {
 	flags.StringSliceVarP(&a.columns, "column", "c", nil, "columns to show, in this order (default: all)")
 	flags.DurationVar(&a.timeout, "timeout", 30*time.Minute, "how long to wait at most with --wait")
 	must(root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"table", "json", "value"}, cobra.ShellCompDirectiveNoFileComp)))
-	root.AddCommand(a.instance(), a.database(), a.user(), a.rootUser(), a.datastore(), a.flavor(), a.limits())
+	root.AddCommand(a.instance(), a.database(), a.user(), a.rootUser(), a.datastore(), a.flavor(), a.limits(), a.endpoint())
 	return root
 }
 

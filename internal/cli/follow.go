@@ -80,6 +80,29 @@ func (a *app) follow(ctx context.Context, c *apiclient.Client, id, kind string, 
 	}
 }
 
+// until waits for an instance to serve, whatever is being done to it. One that
+// is in ERROR is given up.
+func (a *app) until(ctx context.Context, c *apiclient.Client, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	for {
+		i, err := c.Instance(ctx, id)
+		switch {
+		case err != nil && !trove.IsKind(err, trove.KindUnavailable):
+			return err
+		case err == nil && i.Ready():
+			return nil
+		case err == nil && i.Status == "ERROR":
+			return &trove.Error{Kind: trove.KindInternal, Message: "The instance is in ERROR: " + faultOf(i)}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the instance to serve: %w", ctx.Err())
+		case <-time.After(pollInterval / 4):
+		}
+	}
+}
+
 func faultOf(i *apiclient.Instance) string {
 	if i.Fault == nil {
 		return "no cause is known"

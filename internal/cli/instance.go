@@ -15,7 +15,7 @@ import (
 
 func (a *app) instance() *cobra.Command {
 	return group("instance", "Database instances",
-		a.instanceCreate(), a.instanceList(), a.instanceShow(), a.instanceDelete(), a.instanceRestart(), a.instanceConnect())
+		a.instanceCreate(), a.instanceList(), a.instanceShow(), a.instanceDelete(), a.instanceRestart(), a.instanceWait(), a.instanceConnect())
 }
 
 var listColumns = []string{"ID", "Name", "Datastore", "Version", "Status", "Operating status", "Address", "Flavor", "Size (GiB)"}
@@ -222,4 +222,16 @@ func (a *app) instanceRestart() *cobra.Command {
 		}}
 	cmd.Flags().BoolVar(&wait, "wait", false, "show each step and return when the engine serves again")
 	return cmd
+}
+
+func (a *app) instanceWait() *cobra.Command {
+	return &cobra.Command{Use: "wait INSTANCE", Short: "Return when an instance serves", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: a.instanceNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, i, err := a.find(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.until(cmd.Context(), c, i.ID)
+		}}
 }
