@@ -1,0 +1,119 @@
+package amqp
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	amqp091 "github.com/rabbitmq/amqp091-go"
+)
+
+// setupTimeout bounds a dialogue with the broker that has no context of its
+// own: a broker that does not answer by then loses the connection.
+const setupTimeout = 30 * time.Second
+
+// Session is one connection, from its login to its loss. It never comes back.
+type Session struct {
+	conn   *amqp091.Connection
+	socket net.Conn
+	login  string
+	config Declarations
+	done   chan struct{} // closed when the connection is lost or closed
+	err    error         // why, readable after done
+
+	requests chan *request // to the publisher
+	running  sync.WaitGroup
+}
+
+func newSession(c *Conn, conn *amqp091.Connection, socket net.Conn, login string) *Session {
+	s := &Session{
+		conn: conn, socket: socket, login: login, config: c.cfg.Declare,
+		done: make(chan struct{}), requests: make(chan *request),
+	}
+	closed := conn.NotifyClose(make(chan *amqp091.Error, 1))
+	blocked := conn.NotifyBlocked(make(chan amqp091.Blocking, 8))
+	s.running.Go(func() {
+		for b := range blocked {
+			if b.Active {
+				c.log.Warn("message bus: the broker takes no messages", "reason", b.Reason)
+			} else {
+				c.log.Info("message bus: the broker takes messages again")
+			}
+		}
+	})
+	s.running.Go(func() {
+		if err := <-closed; err != nil {
+			s.err = err
+		} else {
+			s.err = amqp091.ErrClosed
+		}
+		close(s.done)
+	})
+	s.running.Go(func() { newPublisher(s).run() })
+	return s
+}
+
+// Done is closed when the connection is lost.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Login is the name the session logged in with: the user_id of what it sends.
+func (s *Session) Login() string { return s.login }
+
+func (s *Session) ended() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Session) close() {
+	if !s.ended() {
+		_ = s.conn.CloseDeadline(time.Now().Add(closeTimeout))
+	}
+	_ = s.socket.Close()
+	s.running.Wait()
+}
+
+// Channel opens a channel and sets it up with f, whose dialogue with the broker
+// is bounded in time. If f fails the channel is closed.
+func (s *Session) Channel(f func(ch *amqp091.Channel) error) (*amqp091.Channel, error) {
+	defer s.guard()()
+	ch, err := s.conn.Channel()
+	if err != nil {
+		return nil, err
+	}
+	if err := f(ch); err != nil {
+		_ = ch.Close()
+		return nil, err
+	}
+	return ch, nil
+}
+
+// Do runs f on a channel of its own.
+func (s *Session) Do(f func(ch *amqp091.Channel) error) error {
+	ch, err := s.Channel(f)
+	if err != nil {
+		return err
+	}
+	return s.Bounded(ch.Close)
+}
+
+// Bounded runs a dialogue with the broker, which loses the connection if it
+// does not answer in time. That all is closed already is no error.
+func (s *Session) Bounded(f func() error) error {
+	defer s.guard()()
+	if err := f(); err != nil && !errors.Is(err, amqp091.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// guard cuts the connection if the broker does not answer in time: the library
+// has no other way out of a wait.
+func (s *Session) guard() (release func()) {
+	t := time.AfterFunc(setupTimeout, func() { _ = s.socket.Close() })
+	return func() { t.Stop() }
+}

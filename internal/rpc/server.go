@@ -1,0 +1,337 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	amqp091 "github.com/rabbitmq/amqp091-go"
+
+	"github.com/gotrove/gotrove/internal/rpc/amqp"
+	"github.com/gotrove/gotrove/internal/rpc/wire"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+const (
+	minPrefetch         = 16
+	maxPrefetch         = 65535
+	defaultRequeueDelay = 2 * time.Second
+)
+
+// ServerOptions are what a server listens on and how.
+type ServerOptions struct {
+	Exchange string // option control_exchange
+	Topic    string
+	// Server names this one among the servers of the topic: it has the queue
+	// <Topic>.<Server> too.
+	Server string
+	// Fanout: listen to fanouts of the topic.
+	Fanout bool
+	// Workers is how many requests are handled at once; 1 (also for 0) is one
+	// after the other in the order of their arrival.
+	Workers int
+	// Prefetch bounds the requests the broker hands out before the first of
+	// them is acknowledged; 0 is twice Workers, at least 16.
+	Prefetch int
+	// Passive: a server without the right to declare. Its queues are declared
+	// by others (DeclareQueues); it checks that the exchange is there.
+	Passive bool
+	// ReplyExchange: reply by this topic exchange with the routing key
+	// <ReplyPrefix>.<reply queue>, not directly to the caller's queue.
+	ReplyExchange string
+	ReplyPrefix   string
+	// RequeueDelay is how long, within jitter, a cast waits that is to be
+	// delivered again; 0 is 2 s.
+	RequeueDelay time.Duration
+	// MaxBody bounds a request, in bytes; 0 is wire.DefaultMaxBody.
+	MaxBody int
+	Log     *slog.Logger
+}
+
+// Server hands the requests of a topic to a Handler.
+//
+// A request that is not understood is rejected and logged. A call is
+// acknowledged before it is handled: at most once. A cast is acknowledged when
+// it has been handled: at least once, so that it must have come before to be
+// dropped as a duplicate. A cast handled for more than half an hour comes again
+// from a RabbitMQ of default settings; it is then not run twice at once.
+type Server struct {
+	conn    *amqp.Conn
+	handler Handler
+	opt     ServerOptions
+	log     *slog.Logger
+	seen    *seen
+	replies *replier
+
+	stop    context.CancelFunc // no new requests
+	abort   context.CancelFunc // ends those that run
+	done    chan struct{}
+	ready   chan struct{}
+	isReady sync.Once
+}
+
+// NewServer starts a server on conn, which the caller keeps and closes after
+// it. It waits for the broker in the background; see Ready.
+func NewServer(conn *amqp.Conn, h Handler, opt ServerOptions) *Server {
+	opt.Workers = max(1, opt.Workers)
+	if opt.Prefetch <= 0 {
+		opt.Prefetch = max(minPrefetch, 2*opt.Workers)
+	}
+	opt.Prefetch = min(opt.Prefetch, maxPrefetch)
+	if opt.RequeueDelay <= 0 {
+		opt.RequeueDelay = defaultRequeueDelay
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	listen, stop := context.WithCancel(context.Background())
+	work, abort := context.WithCancel(context.Background())
+	s := &Server{
+		conn: conn, handler: h, opt: opt, log: opt.Log.With("topic", opt.Topic), seen: newSeen(seenIDs),
+		stop: stop, abort: abort, done: make(chan struct{}), ready: make(chan struct{}),
+	}
+	s.replies = newReplier(conn, opt, s.log)
+	go func() {
+		defer close(s.done)
+		defer abort()
+		defer s.replies.finish()
+		retry(listen, func() error { return s.serve(listen, work) },
+			func(err error) { s.log.WarnContext(listen, "rpc: not listening, trying on", "error", err) })
+	}()
+	return s
+}
+
+// Ready waits until the server listens for the first time.
+func (s *Server) Ready(ctx context.Context) error {
+	select {
+	case <-s.ready:
+		return nil
+	case <-s.done:
+		return trove.Errorf(trove.KindUnavailable, "the server of %s is closed", s.opt.Topic)
+	case <-ctx.Done():
+		// The connection knows best why not.
+		return errors.Join(trove.Errorf(trove.KindUnavailable, "the server of %s is not listening: %w", s.opt.Topic, ctx.Err()), s.conn.Ready(ctx))
+	}
+}
+
+// Close takes no more requests and waits until those that run have ended and
+// are answered. When ctx ends it cancels them and returns its error.
+func (s *Server) Close(ctx context.Context) error {
+	s.stop()
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+	}
+	s.abort()
+	return ctx.Err()
+}
+
+// serve listens on one session until it is lost or listen ends.
+func (s *Server) serve(listen, work context.Context) error {
+	session, err := s.conn.Session(listen)
+	if err != nil {
+		return err
+	}
+	l := &listener{Server: s, session: session, jobs: make(chan amqp091.Delivery)}
+	if err := l.open(); err != nil {
+		return err
+	}
+	s.isReady.Do(func() { close(s.ready) })
+	s.log.DebugContext(listen, "rpc: listening")
+	return l.run(listen, work)
+}
+
+// listener is a server on one channel.
+type listener struct {
+	*Server
+	session *amqp.Session
+	ch      *amqp091.Channel
+	fanout  string // the queue of fanouts, if any
+	tags    []string
+	sources []<-chan amqp091.Delivery
+	jobs    chan amqp091.Delivery
+	delayed sync.WaitGroup
+}
+
+func (l *listener) open() error {
+	o, declare := l.opt, l.conn.Declare()
+	queues := []string{o.Topic}
+	if o.Server != "" {
+		queues = append(queues, o.Topic+"."+o.Server)
+	}
+	if o.Fanout {
+		l.fanout = amqp.FanoutName(o.Topic) + "_" + newID()
+	}
+	var err error
+	l.ch, err = l.session.Channel(func(ch *amqp091.Channel) error {
+		if err := ch.Qos(o.Prefetch, 0, false); err != nil {
+			return err
+		}
+		if o.Passive {
+			if err := amqp.PassiveExchange(ch, o.Exchange); err != nil {
+				return err
+			}
+		} else if err := declareQueues(ch, declare, o.Exchange, queues); err != nil {
+			return err
+		}
+		if o.Fanout {
+			exchange, err := declare.FanoutExchange(ch, o.Topic)
+			if err != nil {
+				return err
+			}
+			if err := declare.TransientQueue(ch, l.fanout); err != nil {
+				return err
+			}
+			if err := ch.QueueBind(l.fanout, o.Topic, exchange, false, nil); err != nil {
+				return err
+			}
+			queues = append(queues, l.fanout)
+		}
+		for _, q := range queues {
+			tag := newID()
+			d, err := ch.Consume(q, tag, false, false, false, false, nil)
+			if err != nil {
+				return err
+			}
+			l.tags, l.sources = append(l.tags, tag), append(l.sources, d)
+		}
+		return nil
+	})
+	return err
+}
+
+func (l *listener) run(listen, work context.Context) error {
+	listen, stop := context.WithCancel(listen)
+	defer stop()
+	var feeders, workers sync.WaitGroup
+	for _, source := range l.sources {
+		feeders.Go(func() {
+			// One that ends, by a cancel of the broker or with the
+			// channel, ends all: they are set up anew together.
+			defer stop()
+			l.feed(listen, source)
+		})
+	}
+	for range l.opt.Workers {
+		workers.Go(func() {
+			for d := range l.jobs {
+				l.take(listen, work, d)
+			}
+		})
+	}
+	<-listen.Done()
+	lost := l.ch.IsClosed()
+	if !lost {
+		l.cancel()
+	}
+	feeders.Wait()
+	close(l.jobs)
+	workers.Wait()
+	l.delayed.Wait()
+	if lost {
+		return errors.New("the channel is lost")
+	}
+	// What was fetched and not acknowledged goes back with the channel.
+	return l.session.Bounded(l.ch.Close)
+}
+
+// feed hands deliveries to the workers; the broker's prefetch bounds what waits.
+func (l *listener) feed(listen context.Context, source <-chan amqp091.Delivery) {
+	for {
+		select {
+		case d, ok := <-source:
+			if !ok {
+				return
+			}
+			select {
+			case l.jobs <- d:
+			case <-listen.Done():
+				return
+			}
+		case <-listen.Done():
+			return
+		}
+	}
+}
+
+// cancel ends the consumers and removes the queue of fanouts.
+func (l *listener) cancel() {
+	err := l.session.Bounded(func() error {
+		for _, tag := range l.tags {
+			if err := l.ch.Cancel(tag, false); err != nil {
+				return err
+			}
+		}
+		if l.fanout != "" {
+			_, err := l.ch.QueueDelete(l.fanout, false, false, false)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		l.log.Debug("rpc: consumers not cancelled", "error", err)
+	}
+}
+
+// DeclareQueues declares and binds to exchange, each by its name, the queues
+// of a server that may not do so itself.
+func DeclareQueues(ctx context.Context, conn *amqp.Conn, exchange string, queues ...string) error {
+	return onSession(ctx, conn, func(ch *amqp091.Channel) error {
+		return declareQueues(ch, conn.Declare(), exchange, queues)
+	})
+}
+
+// DeleteQueues deletes queues with all that is in them. One that is not there
+// is no error.
+func DeleteQueues(ctx context.Context, conn *amqp.Conn, queues ...string) error {
+	return onSession(ctx, conn, func(ch *amqp091.Channel) error {
+		for _, q := range queues {
+			if _, err := ch.QueueDelete(q, false, false, false); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func declareQueues(ch *amqp091.Channel, declare amqp.Declarations, exchange string, queues []string) error {
+	if err := declare.Exchange(ch, exchange); err != nil {
+		return err
+	}
+	for _, q := range queues {
+		if err := declare.Queue(ch, q, exchange); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onSession runs f on a channel of the session in use, once.
+func onSession(ctx context.Context, conn *amqp.Conn, f func(*amqp091.Channel) error) error {
+	s, err := conn.Session(ctx)
+	if err != nil {
+		return err
+	}
+	result := make(chan error, 1)
+	go func() { result <- s.Do(f) }() // ends with the session's own bound
+	select {
+	case err = <-result:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		return trove.Errorf(trove.KindUnavailable, "message bus: %w", err)
+	}
+	return nil
+}
+
+// decode gives the request in d.
+func (s *Server) decode(d amqp091.Delivery) (wire.Request, error) {
+	if d.ContentType != wire.ContentType {
+		return wire.Request{}, errors.New("content type is not " + wire.ContentType)
+	}
+	return wire.DecodeRequest(d.Body, s.opt.MaxBody)
+}
