@@ -1,0 +1,184 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"crypto/sha256"
+	"encoding/hex"
+
+	"github.com/gotrove/gotrove/internal/osloconf"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// Config is the configuration of `troved standalone`: trove.conf's names where
+// the original has the option, group [gotrove] for what is ours.
+type Config struct {
+	BindHost string `conf:"DEFAULT.bind_host" default:"127.0.0.1"`
+	BindPort int    `conf:"DEFAULT.bind_port" default:"8779"`
+	Debug    bool   `conf:"DEFAULT.debug" default:"false"`
+
+	ControlExchange string `conf:"DEFAULT.control_exchange" default:"trove"`
+
+	AgentCallLow    time.Duration `conf:"DEFAULT.agent_call_low_timeout" default:"15"`
+	AgentCallHigh   time.Duration `conf:"DEFAULT.agent_call_high_timeout" default:"180"`
+	HeartbeatExpiry time.Duration `conf:"DEFAULT.agent_heartbeat_expiry" default:"90"`
+	UsageTimeout    time.Duration `conf:"DEFAULT.usage_timeout" default:"1800"`
+
+	DefaultDatastore string `conf:"DEFAULT.default_datastore" default:""`
+	MaxVolumeSize    int    `conf:"DEFAULT.max_accepted_volume_size" default:"10"`
+	MaxInstances     int    `conf:"DEFAULT.max_instances_per_tenant" default:"10"`
+	MaxVolumes       int    `conf:"DEFAULT.max_volumes_per_tenant" default:"40"`
+	MaxRAM           int    `conf:"DEFAULT.max_ram_per_tenant" default:"-1"`
+	MaxBackups       int    `conf:"DEFAULT.max_backups_per_tenant" default:"50"`
+	PageSize         int    `conf:"DEFAULT.instances_page_size" default:"20"`
+	PostRate         int    `conf:"DEFAULT.http_post_rate" default:"200"`
+	PutRate          int    `conf:"DEFAULT.http_put_rate" default:"200"`
+	DeleteRate       int    `conf:"DEFAULT.http_delete_rate" default:"200"`
+	GetRate          int    `conf:"DEFAULT.http_get_rate" default:"200"`
+
+	DataDir       string   `conf:"gotrove.data_dir" default:""`
+	RunDir        string   `conf:"gotrove.run_dir" default:""`
+	IdentityHost  string   `conf:"gotrove.identity_host" default:"127.0.0.1"`
+	IdentityPort  int      `conf:"gotrove.identity_port" default:"5000"`
+	LoopbackRange string   `conf:"gotrove.loopback_range" default:"127.20.0.0/16"`
+	EngineUser    string   `conf:"gotrove.engine_user" default:"gotrove"`
+	GuestAgent    string   `conf:"gotrove.guest_agent" default:""`
+	Flavors       []string `conf:"gotrove.flavor,multi"`
+	Region        string   `conf:"gotrove.region_name" default:"RegionOne"`
+}
+
+// defaultFlavors are the sizes a standalone offers: id:name:ram MiB:vcpus:disk GiB.
+var defaultFlavors = []string{"1:db.tiny:512:1:0", "2:db.small:1024:1:0", "3:db.medium:2048:2:0", "4:db.large:4096:2:0"}
+
+// LoadConfig reads the files and the environment, and fills in what depends on
+// who runs it: root's data are in /var/lib/gotrove, another user's in
+// $XDG_DATA_HOME/gotrove; GOTROVE_HOME overrides both.
+func LoadConfig(files []string, environ []string) (*Config, []string, error) {
+	c := &Config{}
+	warnings, err := osloconf.Load(osloconf.Sources{Files: files, Environ: environ}, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.DataDir == "" {
+		if c.DataDir, err = defaultDataDir(); err != nil {
+			return nil, nil, err
+		}
+	}
+	if c.DataDir, err = filepath.Abs(c.DataDir); err != nil {
+		return nil, nil, err
+	}
+	if c.RunDir == "" {
+		c.RunDir = defaultRunDir(c.DataDir)
+	}
+	if c.GuestAgent == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, nil, err
+		}
+		c.GuestAgent = filepath.Join(filepath.Dir(self), "trove-guestagent")
+	}
+	return c, warnings, c.validate()
+}
+
+func (c *Config) validate() error {
+	if _, err := netip.ParsePrefix(c.LoopbackRange); err != nil {
+		return trove.Errorf(trove.KindBadRequest, "[gotrove] loopback_range: %q is not a range of addresses such as 127.20.0.0/16", c.LoopbackRange)
+	}
+	for name, port := range map[string]int{"[DEFAULT] bind_port": c.BindPort, "[gotrove] identity_port": c.IdentityPort} {
+		if port < 0 || port > 65535 {
+			return trove.Errorf(trove.KindBadRequest, "%s: %d is not a port: 0 to 65535, 0 for any free one", name, port)
+		}
+	}
+	_, err := c.flavors()
+	return err
+}
+
+func (c *Config) flavors() ([]trove.Flavor, error) {
+	words := c.Flavors
+	if len(words) == 0 {
+		words = defaultFlavors
+	}
+	var out []trove.Flavor
+	seen := map[string]bool{}
+	for _, w := range words {
+		p := strings.Split(w, ":")
+		bad := trove.Errorf(trove.KindBadRequest, "[gotrove] flavor: %q is not id:name:ram:vcpus:disk with ram in MiB (at least 256) and disk in GiB", w)
+		if len(p) != 5 || p[0] == "" || p[1] == "" {
+			return nil, bad
+		}
+		var n [3]int
+		for i, s := range p[2:] {
+			v, err := strconv.Atoi(s)
+			if err != nil || v < 0 {
+				return nil, bad
+			}
+			n[i] = v
+		}
+		if n[0] < 256 {
+			return nil, bad
+		}
+		if seen[p[0]] || seen[p[1]] {
+			return nil, trove.Errorf(trove.KindBadRequest, "[gotrove] flavor: %q has an id or a name that another flavor has", w)
+		}
+		seen[p[0]], seen[p[1]] = true, true
+		out = append(out, trove.Flavor{ID: p[0], Name: p[1], RAM: n[0], VCPUs: n[1], Disk: n[2]})
+	}
+	return out, nil
+}
+
+func (c *Config) limits() trove.QuotaDelta {
+	return trove.QuotaDelta{trove.ResourceInstances: c.MaxInstances, trove.ResourceVolumes: c.MaxVolumes,
+		trove.ResourceRAM: c.MaxRAM, trove.ResourceBackups: c.MaxBackups}
+}
+
+func (c *Config) apiAddress() string { return net.JoinHostPort(c.BindHost, strconv.Itoa(c.BindPort)) }
+
+func (c *Config) identityAddress() string {
+	return net.JoinHostPort(c.IdentityHost, strconv.Itoa(c.IdentityPort))
+}
+
+func (c *Config) path(elem ...string) string {
+	return filepath.Join(append([]string{c.DataDir}, elem...)...)
+}
+
+func defaultDataDir() (string, error) {
+	if home := os.Getenv("GOTROVE_HOME"); home != "" {
+		return home, nil
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/gotrove", nil
+	}
+	if data := os.Getenv("XDG_DATA_HOME"); data != "" {
+		return filepath.Join(data, "gotrove"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("no data directory: set GOTROVE_HOME: %w", err)
+	}
+	return filepath.Join(home, ".local", "share", "gotrove"), nil
+}
+
+// defaultRunDir is where sockets live. Their paths have a limit of about 100
+// bytes, so it is short; it depends on the data directory, so that two
+// standalones with data of their own do not meet.
+func defaultRunDir(dataDir string) string {
+	if dataDir == "/var/lib/gotrove" && os.Geteuid() == 0 {
+		return "/run/gotrove"
+	}
+	sum := sha256.Sum256([]byte(dataDir))
+	name := "gotrove-" + hex.EncodeToString(sum[:4])
+	if os.Geteuid() == 0 {
+		return filepath.Join("/run", name)
+	}
+	if run := os.Getenv("XDG_RUNTIME_DIR"); run != "" {
+		return filepath.Join(run, name)
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("%s-%d", name, os.Geteuid()))
+}
