@@ -271,6 +271,12 @@ func (t *tx) wake(ctx context.Context, subject string) error {
 	return err
 }
 
+// CancelWork wishes that the unfinished work on subject ends, and wakes it. A
+// flow that cannot be cancelled goes on.
+func (s *Store) CancelWork(ctx context.Context, subject string) error {
+	return s.tx(ctx, func(ctx context.Context, t *tx) error { return t.cancelWork(ctx, subject) })
+}
+
 // cancelWork wishes that all unfinished work on subject ends.
 func (t *tx) cancelWork(ctx context.Context, subject string) error {
 	if _, err := t.exec(ctx, "UPDATE work SET wish = ? WHERE subject = ? AND outcome IN ('pending', 'running')",
