@@ -1,0 +1,578 @@
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/gotrove/gotrove/internal/guest/runtime"
+	"github.com/gotrove/gotrove/internal/rpc"
+	"github.com/gotrove/gotrove/internal/rpcapi"
+	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// cast hands a cast to the agent as the bus does.
+func (r *running) cast(m rpc.Message) error {
+	r.t.Helper()
+	_, err := r.Handler().Handle(r.t.Context(), incoming(r.t, m))
+	return err
+}
+
+func incoming(t *testing.T, m rpc.Message) *rpc.Incoming {
+	t.Helper()
+	b, err := json.Marshal(m.Args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &rpc.Incoming{Method: m.Method, Version: m.Version, UniqueID: m.UniqueID}
+	if err := json.Unmarshal(b, &in.Args); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+func request() guestapi.Prepare {
+	return guestapi.Prepare{
+		Databases:    []rpcapi.Database{{Name: "d1"}, {Name: "d2"}},
+		Users:        []rpcapi.User{{Name: "u1", Password: ptr("s3cret-u1"), Host: "%"}, {Name: "u2", Password: ptr("s3cret-u2"), Host: "%"}},
+		RootPassword: ptr("s3cret-root"),
+		Overrides:    map[string]any{"a": 1.0},
+	}
+}
+
+func prepareMessage(id string) rpc.Message {
+	m := guestapi.PrepareMessage("i1", request())
+	m.UniqueID = id
+	return m
+}
+
+func (w *world) prepared(t *testing.T, change ...func(*Config)) (*running, string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "state.json")
+	r := w.agent(t, file, change...)
+	if err := r.cast(prepareMessage("m1")); err != nil {
+		t.Fatal(err)
+	}
+	r.until(trove.ServiceHealthy)
+	synctest.Wait()
+	return r, file
+}
+
+func TestPrepare(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		r, file := w.prepared(t)
+		want := "true map[a:1] true [d1 d2] [u1 u2] true s3cret-root true 1\n"
+		if got := w.facts(); got != want {
+			t.Errorf("prepared: %s\nwant %s", got, want)
+		}
+		if diff := cmp.Diff([]string{"new", "building", "healthy"}, w.statuses()); diff != "" {
+			t.Error(diff)
+		}
+		var stages []string
+		for _, b := range w.beats {
+			if s := b.Payload.Stage; s != nil {
+				stages = append(stages, s.Name)
+			}
+		}
+		if diff := cmp.Diff([]string{"accepted", "check", "initialise", "configure", "start", "ready", "accounts", "databases", "users", "root"}, stages); diff != "" {
+			t.Error(diff)
+		}
+		for i := 1; i < len(w.beats); i++ {
+			if *w.beats[i].Sent <= *w.beats[i-1].Sent {
+				t.Errorf("heartbeat %d is not newer than the one before", i)
+			}
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), "s3cret") {
+			t.Error("the state keeps passwords after prepare")
+		}
+		if info, _ := os.Stat(file); info.Mode().Perm() != 0o600 {
+			t.Errorf("state has mode %o", info.Mode().Perm())
+		}
+
+		// Another prepare changes nothing.
+		if err := r.cast(prepareMessage("m2")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := w.facts(); got != want {
+			t.Errorf("prepared twice: %s", got)
+		}
+	})
+}
+
+// TestPrepareKilled kills the agent before and after each of its calls and
+// lets a new one go on with the state as it was on disk.
+func TestPrepareKilled(t *testing.T) {
+	var calls int
+	var want string
+	t.Run("whole", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			w.prepared(t)
+			calls, want = w.calls, w.facts()
+		})
+	})
+	if calls < 12 {
+		t.Fatalf("only %d calls seen", calls)
+	}
+	for n := range calls {
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d_after_%t", n, after), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					w := newWorld()
+					w.killAt, w.killAfter = n, after
+					dir := t.TempDir()
+					file, copied := filepath.Join(dir, "state.json"), filepath.Join(dir, "then.json")
+					r := w.agent(t, file)
+					kill := w.kill
+					w.kill = func() { // what is on disk now is all that is left
+						b, err := os.ReadFile(file)
+						if err != nil {
+							t.Error(err)
+						}
+						if err := os.WriteFile(copied, b, 0o600); err != nil {
+							t.Error(err)
+						}
+						kill()
+					}
+					if err := r.cast(prepareMessage("m1")); err != nil {
+						t.Fatal(err)
+					}
+					r.stopped(t)
+					w.mu.Lock()
+					w.killAt, w.beats = -1, nil
+					w.mu.Unlock()
+					next := w.agent(t, copied)
+					next.until(trove.ServiceHealthy)
+					if got := w.facts(); got != want {
+						t.Errorf("got  %s\nwant %s", got, want)
+					}
+					if s := w.statuses(); slices.Contains(s, trove.ServiceFailed.Description) || len(w.failures) > 0 {
+						t.Errorf("resumed with statuses %v, failures %v", s, w.failures)
+					}
+				})
+			})
+		}
+	}
+}
+
+// stopped waits until the agent was killed.
+func (r *running) stopped(t *testing.T) {
+	t.Helper()
+	for range 1000 {
+		synctest.Wait()
+		r.w.mu.Lock()
+		dead := r.w.dead
+		r.w.mu.Unlock()
+		if dead {
+			r.stop()
+			return
+		}
+		time.Sleep(100 * time.Millisecond) // the bubble's clock
+	}
+	t.Fatal("the agent was not killed")
+}
+
+func TestPrepareFails(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.failAt["CreateUser"] = fmt.Errorf("near 's3cret-u1': syntax error")
+		file := filepath.Join(t.TempDir(), "state.json")
+		r := w.agent(t, file)
+		if err := r.cast(prepareMessage("m1")); err != nil {
+			t.Fatal(err)
+		}
+		r.until(trove.ServiceFailed)
+		if len(w.failures) != 1 {
+			t.Fatalf("failures: %v", w.failures)
+		}
+		f := w.failures[0]
+		if !strings.Contains(f.message, "users") || strings.Contains(f.message, "s3cret") || !slices.Contains(f.details, "the log's end") {
+			t.Errorf("failure: %+v", f)
+		}
+		r.stop()
+
+		// It stays failed over a restart, and can be asked for again.
+		delete(w.failAt, "CreateUser")
+		r = w.agent(t, file)
+		if err := r.cast(prepareMessage("m2")); err != nil {
+			t.Fatal(err)
+		}
+		r.until(trove.ServiceHealthy)
+	})
+}
+
+func TestPrepareOfWhatWeCannotDo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		r := w.agent(t, filepath.Join(t.TempDir(), "state.json"))
+		p := request()
+		p.BackupInfo = json.RawMessage(`{"id":"b1"}`)
+		if err := r.cast(guestapi.PrepareMessage("i1", p)); err != nil {
+			t.Fatal(err)
+		}
+		r.until(trove.ServiceFailed)
+		if len(w.failures) != 1 || w.initialised {
+			t.Errorf("failures %v, initialised %t", w.failures, w.initialised)
+		}
+	})
+}
+
+func TestStopWhilePreparing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.hang = true
+		r := w.agent(t, filepath.Join(t.TempDir(), "state.json"))
+		if err := r.cast(prepareMessage("m1")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := r.StopDB(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.until(trove.ServiceFailed)
+		if w.pid != 0 || len(w.failures) != 0 {
+			t.Errorf("engine runs: %d, failures %v", w.pid, w.failures)
+		}
+	})
+}
+
+func TestAgentRestartLeavesTheEngineAlone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		r, file := w.prepared(t)
+		pid := w.pid
+		r.stop()
+		w.beats = nil
+		r = w.agent(t, file)
+		r.until(trove.ServiceHealthy)
+		if w.pid != pid || w.starts != 1 || w.stops != 0 {
+			t.Errorf("pid %d was %d, starts %d, stops %d", w.pid, pid, w.starts, w.stops)
+		}
+		if diff := cmp.Diff([]string{"healthy"}, w.statuses()); diff != "" {
+			t.Errorf("a healthy engine was reported otherwise: %s", diff)
+		}
+	})
+}
+
+func TestPowerCut(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		r, file := w.prepared(t)
+		r.stop()
+		w.end(runtime.State{ExitCode: -1})
+		w.beats = nil
+		r = w.agent(t, file)
+		r.until(trove.ServiceHealthy)
+		if diff := cmp.Diff([]string{"shutdown", "healthy"}, w.statuses()); diff != "" || w.starts != 2 {
+			t.Errorf("starts %d %s", w.starts, diff)
+		}
+	})
+}
+
+func TestEngineCrash(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		r, _ := w.prepared(t)
+		w.mu.Lock()
+		w.beats, w.crashNext = nil, 7
+		w.mu.Unlock()
+		began := time.Now()
+		w.end(runtime.State{ExitCode: -1, Detail: "killed by signal 9"})
+		r.until(trove.ServiceCrashed)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("told after %s", took)
+		}
+		r.until(trove.ServiceHealthy)
+		if w.starts != 9 || len(w.failures) != 1 || !strings.Contains(w.failures[0].message, "the port is taken") {
+			t.Errorf("starts %d, failures %+v", w.starts, w.failures)
+		}
+		if took := time.Since(began); took < 10*time.Second {
+			t.Errorf("seven restarts within %s: no back-off", took)
+		}
+	})
+}
+
+func TestEngineDoesNotAnswer(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		r, _ := w.prepared(t)
+		w.mu.Lock()
+		w.hang = true
+		w.mu.Unlock()
+		r.until(trove.ServiceUnknown)
+		if ok, err := r.Ping(t.Context()); !ok || err != nil {
+			t.Error("the agent does not answer either")
+		}
+		w.mu.Lock()
+		w.hang = false
+		w.mu.Unlock()
+		r.until(trove.ServiceHealthy)
+		if w.starts != 1 {
+			t.Errorf("starts %d", w.starts)
+		}
+	})
+}
+
+func TestRestartAndStop(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		r, file := w.prepared(t)
+		pid := w.pid
+		if err := r.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if w.pid == pid || w.pid == 0 || w.stops != 1 {
+			t.Errorf("pid %d was %d, stops %d", w.pid, pid, w.stops)
+		}
+		if diff := cmp.Diff([]string{"new", "building", "healthy", "restarting", "healthy"}, w.statuses()); diff != "" {
+			t.Error(diff)
+		}
+		if err := r.StopDB(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.until(trove.ServiceShutdown)
+		r.stop()
+		r = w.agent(t, file)
+		time.Sleep(5 * time.Minute) // the bubble's clock
+		if w.pid != 0 {
+			t.Error("a stopped engine was started")
+		}
+		if err := r.CreateDatabases(t.Context(), nil); trove.KindOf(err) != trove.KindGuest {
+			t.Errorf("database on a stopped engine: %v", err)
+		}
+		if err := r.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.until(trove.ServiceHealthy)
+	})
+}
+
+func TestExit(t *testing.T) {
+	for _, stop := range []bool{false, true} {
+		t.Run(fmt.Sprint(stop), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld()
+				r, file := w.prepared(t, func(c *Config) { c.StopEngineOnExit = stop })
+				r.stop()
+				if runs := w.pid != 0; runs == stop {
+					t.Errorf("engine runs: %t", runs)
+				}
+				if s := w.statuses(); stop && s[len(s)-1] != "shutdown" {
+					t.Errorf("statuses %v", s)
+				}
+				w.agent(t, file).until(trove.ServiceHealthy)
+			})
+		})
+	}
+}
+
+func TestHeartbeatInterval(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.prepared(t)
+		w.beats = nil
+		time.Sleep(time.Minute) // the bubble's clock
+		synctest.Wait()
+		if n := len(w.beats); n < 5 || n > 7 {
+			t.Errorf("%d heartbeats in a minute", n)
+		}
+	})
+}
+
+func TestHeartbeatsWithoutBroker(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.refuse = true
+		r := w.agent(t, filepath.Join(t.TempDir(), "state.json"))
+		if err := r.cast(prepareMessage("m1")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute) // the bubble's clock
+		w.mu.Lock()
+		w.refuse = false
+		w.mu.Unlock()
+		r.until(trove.ServiceHealthy)
+		if diff := cmp.Diff([]string{"new", "building", "healthy"}, w.statuses()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func (w *world) done() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []string
+	for _, b := range w.beats {
+		out = append(out, b.Payload.Done...)
+	}
+	return out
+}
+
+func TestRepeatedCast(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		r, file := w.prepared(t)
+		m := guestapi.CreateDatabasesMessage("i1", []trove.Database{{Name: "new"}})
+		m.UniqueID = "c1"
+		for range 2 {
+			if err := r.cast(m); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if diff := cmp.Diff([]string{"m1", "c1", "c1"}, w.done()); diff != "" {
+			t.Error(diff)
+		}
+		w.mu.Lock()
+		delete(w.databases, "new")
+		w.mu.Unlock()
+		r.stop()
+		r = w.agent(t, file)
+		if err := r.cast(m); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if w.databases["new"] {
+			t.Error("a repeat was done again after a restart of the agent")
+		}
+		if d := w.done(); len(d) != 4 {
+			t.Errorf("done %v", d)
+		}
+	})
+}
+
+func TestFailedCast(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		r, _ := w.prepared(t)
+		w.failAt["CreateUser"] = trove.Errorf(trove.KindBadRequest, "the password 'hunter2' is too short")
+		m := guestapi.CreateUsersMessage("i1", []trove.User{{Name: "u", Password: "hunter2"}})
+		m.UniqueID = "c1"
+		ctx := rpc.WithContext(t.Context(), rpc.Context{RequestID: "req-1"})
+		if _, err := r.Handler().Handle(ctx, incoming(t, m)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if len(w.failures) != 1 {
+			t.Fatalf("failures %v", w.failures)
+		}
+		f := w.failures[0]
+		if f.message != "the password '***' is too short" || f.n.RequestID != "req-1" ||
+			f.n.Class != "trove.common.notification.DBaaSUserCreate" || strings.Contains(strings.Join(f.details, ""), "hunter2") {
+			t.Errorf("%+v", f)
+		}
+		if d := w.done(); !slices.Contains(d, "c1") {
+			t.Errorf("a failed cast is not done: %v", d)
+		}
+	})
+}
+
+// TestCastWhileEngineIsDown: what was accepted is done when the engine is back.
+func TestCastWhileEngineIsDown(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld()
+		r, _ := w.prepared(t)
+		w.mu.Lock()
+		w.crashNext = 3
+		w.mu.Unlock()
+		w.end(runtime.State{ExitCode: 1})
+		m := guestapi.CreateDatabasesMessage("i1", []trove.Database{{Name: "late"}})
+		m.UniqueID = "c1"
+		if err := r.cast(m); err != nil {
+			t.Fatal(err)
+		}
+		if !w.databases["late"] || len(w.failures) != 0 {
+			t.Errorf("databases %v, failures %v", w.databases, w.failures)
+		}
+	})
+}
+
+func TestPage(t *testing.T) {
+	t.Parallel()
+	items := []string{"b", "a", "d", "c"}
+	for _, c := range []struct {
+		name string
+		list guestapi.List
+		want []string
+		next *string
+	}{
+		{"all", guestapi.List{}, []string{"a", "b", "c", "d"}, nil},
+		{"limit zero is all", guestapi.List{Limit: ptr(0)}, []string{"a", "b", "c", "d"}, nil},
+		{"first", guestapi.List{Limit: ptr(2)}, []string{"a", "b"}, ptr("b")},
+		{"next is the last", guestapi.List{Limit: ptr(2), Marker: ptr("b")}, []string{"c", "d"}, nil},
+		{"include marker", guestapi.List{Limit: ptr(2), Marker: ptr("b"), IncludeMarker: true}, []string{"b", "c"}, ptr("c")},
+		{"marker not there", guestapi.List{Marker: ptr("bb")}, []string{"c", "d"}, nil},
+		{"marker at the end", guestapi.List{Marker: ptr("d")}, []string{}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, next := page(items, c.list, func(s string) string { return s })
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(c.next, next); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestStateOfAnother(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"another": `{"version":1,"instance_id":"i2"}`,
+		"newer":   `{"version":9,"instance_id":"i1"}`,
+		"torn":    `{"version":1,"ins`,
+	} {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(Config{InstanceID: "i1", StateFile: file}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "f"), make([]byte, 3<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u := newUsage(dir, gib, nil)
+	s, err := u.stats(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Total != 1 || s.Used != 0.01 && s.Used != 0 || s.Free > gib-3<<20 || s.TotalBlocks*s.BlockSize != gib {
+		t.Errorf("%+v", s)
+	}
+	u = newUsage(dir, 1<<20, nil)
+	if s, err = u.stats(context.Background()); err != nil || s.Free != 0 {
+		t.Errorf("over quota: %+v %v", s, err)
+	}
+	u = newUsage(filepath.Join(dir, "gone"), gib, nil)
+	if _, err = u.stats(context.Background()); err == nil {
+		t.Error("no error for a volume that is not there")
+	}
+}

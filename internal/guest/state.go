@@ -1,0 +1,138 @@
+package guest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/gotrove/gotrove/internal/durable"
+	"github.com/gotrove/gotrove/internal/guest/runtime"
+	"github.com/gotrove/gotrove/internal/rpc"
+	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// stateVersion is raised when an older agent could not read the file.
+const stateVersion = 1
+
+// maxHandled bounds the memory of handled casts. A relay republishes within
+// seconds, so a repeat older than a thousand casts does not happen.
+const maxHandled = 1024
+
+// phase is how far an instance has come.
+//
+//	new → preparing → prepared
+//	         ↓  ↑
+//	        failed     (prepare may be asked again)
+type phase string
+
+const (
+	phaseNew       phase = ""
+	phasePreparing phase = "preparing"
+	phasePrepared  phase = "prepared"
+	phaseFailed    phase = "failed"
+)
+
+// state is all the agent must remember over its own death. Everything else it
+// asks the engine and the runtime.
+type state struct {
+	Version    int    `json:"version"`
+	InstanceID string `json:"instance_id"`
+	Phase      phase  `json:"phase,omitempty"`
+	// Prepare is kept while it runs, for it to be resumed; it holds passwords
+	// and is dropped at its end.
+	Prepare *guestapi.Prepare `json:"prepare,omitempty"`
+	// Request is who asked for prepare, without the token.
+	Request rpc.Context `json:"request"`
+	// Failure is why prepare failed.
+	Failure string `json:"failure,omitempty"`
+	// ShouldRun is whether the engine is wanted; false after stop_db.
+	ShouldRun bool            `json:"should_run"`
+	Handle    *runtime.Handle `json:"handle,omitempty"`
+	// Handled are the unique ids of the last casts, oldest first.
+	Handled []string `json:"handled,omitempty"`
+}
+
+// stateFile is the state with the file that holds it. Each update is on disk
+// when it returns.
+type stateFile struct {
+	path string
+
+	mu  sync.Mutex
+	now state
+}
+
+// openState reads the state of an instance, or begins one.
+func openState(path, instanceID string) (*stateFile, error) {
+	f := &stateFile{path: path, now: state{Version: stateVersion, InstanceID: instanceID}}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the agent's state: %w", err)
+	}
+	if err := json.Unmarshal(b, &f.now); err != nil {
+		return nil, fmt.Errorf("read the agent's state %s: %w", path, err)
+	}
+	switch {
+	case f.now.Version > stateVersion:
+		return nil, trove.Errorf(trove.KindConflict, "The agent's state %s has version %d; this agent understands %d.",
+			path, f.now.Version, stateVersion).WithAction("Install a trove-guestagent that is at least as new as the one that wrote it.")
+	case f.now.InstanceID != instanceID:
+		return nil, trove.Errorf(trove.KindConflict, "The agent's state %s is of instance %s, not of %s.",
+			path, f.now.InstanceID, instanceID)
+	}
+	return f, nil
+}
+
+// get gives a copy of the state; what it points to is never changed in place.
+func (f *stateFile) get() state {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
+}
+
+// update changes the state on disk and then in memory. change must replace what
+// pointers and slices hold, not write through them.
+func (f *stateFile) update(change func(*state)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next := f.now
+	change(&next)
+	b, err := json.Marshal(next)
+	if err != nil {
+		return fmt.Errorf("write the agent's state: %w", err)
+	}
+	if err := durable.WriteFile(f.path, b, 0o600); err != nil {
+		return fmt.Errorf("write the agent's state: %w", err)
+	}
+	f.now = next
+	return nil
+}
+
+// markHandled remembers that the cast with this id was handled; with an error
+// it is remembered in memory only.
+func (f *stateFile) markHandled(id string) error {
+	mark := func(s *state) {
+		from := max(0, len(s.Handled)+1-maxHandled)
+		s.Handled = append(slices.Clone(s.Handled[from:]), id)
+	}
+	err := f.update(mark)
+	if err != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		mark(&f.now)
+	}
+	return err
+}
+
+func (f *stateFile) wasHandled(id string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Contains(f.now.Handled, id)
+}

@@ -1,0 +1,177 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
+)
+
+const (
+	// usageFresh is how old a measurement may be to be told.
+	usageFresh = 10 * time.Second
+	// usageLimit bounds one walk over the volume; an older figure is told then.
+	usageLimit = 5 * time.Second
+	// usageWatch is how often a volume with a quota is looked at.
+	usageWatch = time.Minute
+	// usageWarn is the share of the quota from which the log warns.
+	usageWarn = 0.9
+
+	gib = 1 << 30
+)
+
+// usage measures an instance's volume: a file system of its own, or a
+// directory with a quota on a file system it shares.
+type usage struct {
+	dir   string
+	quota int64 // bytes, 0: the file system is the volume
+	log   *slog.Logger
+
+	walking chan struct{} // held by who walks
+	mu      sync.Mutex
+	used    int64
+	at      time.Time // of used; zero: never measured
+}
+
+func newUsage(dir string, quota int64, log *slog.Logger) *usage {
+	return &usage{dir: dir, quota: quota, log: log, walking: make(chan struct{}, 1)}
+}
+
+// stats gives the figures of get_filesystem_stats.
+func (u *usage) stats(ctx context.Context) (guestapi.FilesystemStats, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(u.dir, &fs); err != nil {
+		return guestapi.FilesystemStats{}, fmt.Errorf("measure the volume %s: %w", u.dir, err)
+	}
+	block := int64(fs.Bsize)
+	out := guestapi.FilesystemStats{
+		BlockSize:   block,
+		TotalBlocks: int64(fs.Blocks),
+		FreeBlocks:  int64(fs.Bfree),
+		AvailBlocks: int64(fs.Bavail),
+		Extra:       map[string]int64{},
+	}
+	if u.quota > 0 {
+		used, err := u.measure(ctx)
+		if err != nil {
+			return guestapi.FilesystemStats{}, err
+		}
+		// What is left of the quota, but never more than the disk has.
+		left := max(0, u.quota-used)
+		out.TotalBlocks = u.quota / block
+		out.FreeBlocks = min(left/block, out.FreeBlocks)
+		out.AvailBlocks = min(left/block, out.AvailBlocks)
+		out.Total, out.Used = gigabytes(u.quota), gigabytes(used)
+	} else {
+		out.Total, out.Used = gigabytes(out.TotalBlocks*block), gigabytes((out.TotalBlocks-out.FreeBlocks)*block)
+	}
+	out.Free = out.FreeBlocks * block
+	return out, nil
+}
+
+// gigabytes rounds to two digits as the original does; something is never 0.
+func gigabytes(bytes int64) float64 {
+	g := math.Round(float64(bytes)/gib*100) / 100
+	if g == 0 && bytes > 0 {
+		return 0.01
+	}
+	return g
+}
+
+// measure gives the bytes on disk under the directory, a few seconds old at
+// most unless walking takes longer.
+func (u *usage) measure(ctx context.Context) (int64, error) {
+	if used, ok := u.cached(usageFresh); ok {
+		return used, nil
+	}
+	select {
+	case u.walking <- struct{}{}:
+		defer func() { <-u.walking }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	if used, ok := u.cached(usageFresh); ok { // somebody else just did it
+		return used, nil
+	}
+	limited, cancel := context.WithTimeout(ctx, usageLimit)
+	defer cancel()
+	used, err := diskUse(limited, u.dir)
+	if err != nil {
+		if old, ok := u.cached(math.MaxInt64); ok {
+			return old, nil
+		}
+		return 0, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.used, u.at = used, time.Now()
+	return used, nil
+}
+
+func (u *usage) cached(age time.Duration) (int64, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.used, !u.at.IsZero() && time.Since(u.at) <= age
+}
+
+// diskUse sums the blocks of all files under dir, like du. What vanishes
+// meanwhile is not counted.
+func diskUse(ctx context.Context, dir string) (int64, error) {
+	var sum int64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil // gone
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			sum += st.Blocks * 512
+		}
+		return nil
+	})
+	return sum, err
+}
+
+// watch warns when the quota is nearly used up, once each time it becomes so.
+func (u *usage) watch(ctx context.Context) {
+	if u.quota <= 0 {
+		return
+	}
+	timer := time.NewTimer(jitter(usageWatch))
+	defer timer.Stop()
+	warned := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		used, err := u.measure(ctx)
+		full := err == nil && float64(used) >= usageWarn*float64(u.quota)
+		if full && !warned {
+			u.log.Warn("the volume is nearly full", "used_gib", gigabytes(used), "size_gib", gigabytes(u.quota))
+		}
+		if err == nil {
+			warned = full
+		}
+		timer.Reset(jitter(usageWatch))
+	}
+}
