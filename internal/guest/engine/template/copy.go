@@ -9,110 +9,162 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// copyTree copies what is below src into the directory dst, with modes. Symbolic links
-// are copied as such; a template has no other special files.
+// workers is how many files are copied or made durable at once: enough to keep
+// the cores and a disk busy, and for a journal to commit several together.
+const workers = 8
+
+// copyTree copies what is below src into the directory dst, with modes. Symbolic
+// links are copied as such; a template has no other special files.
 func copyTree(ctx context.Context, src, dst string) error {
-	return filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
+	var files []string
+	err := filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(src, path)
-		if err != nil {
-			return err
-		}
-		if rel == marker {
-			return nil // the copy gets its own when it is whole
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		to := filepath.Join(dst, rel)
-		switch mode := info.Mode(); {
-		case mode.IsDir():
+		to := dst + path[len(src):]
+		switch {
+		case d.IsDir():
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
 			if err := os.Mkdir(to, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
 			// A directory that is not ours to write would stop the copy of
 			// what is in it; servers make none.
-			return os.Chmod(to, mode.Perm()|0o700)
-		case mode.IsRegular():
-			return copyFile(path, to, info)
-		case mode&fs.ModeSymlink != 0:
+			return os.Chmod(to, info.Mode().Perm()|0o700)
+		case path == filepath.Join(src, marker):
+			return nil // the copy gets its own when it is whole
+		case d.Type().IsRegular():
+			files = append(files, path)
+			return nil
+		case d.Type()&fs.ModeSymlink != 0:
 			target, err := os.Readlink(path)
 			if err != nil {
 				return err
 			}
 			return os.Symlink(target, to)
 		}
-		return fmt.Errorf("template file %s is a %s", rel, info.Mode().Type())
+		return fmt.Errorf("%s in a template is a %s", path, d.Type())
+	})
+	if err != nil {
+		return err
+	}
+	c := newCopier()
+	return each(files, func(path string) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return c.file(path, dst+path[len(src):])
 	})
 }
 
-// copyFile copies a regular file: by sharing its blocks where the file system
-// can, else inside the kernel, leaving holes as holes.
-func copyFile(src, dst string, info fs.FileInfo) (err error) {
-	in, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	if err := out.Chmod(info.Mode().Perm()); err != nil {
-		return err
-	}
-	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
-		return nil
-	}
-	if err := copyData(in, out, info.Size()); err != nil {
-		return err
-	}
-	return out.Truncate(info.Size()) // a hole at the end
+// copier copies regular files. It works on bare descriptors: most of a data
+// directory is small files, where what os.File does around each call costs more
+// than the call.
+type copier struct {
+	noClone atomic.Bool // the file system has said it shares no blocks
+	buffers sync.Pool
 }
 
-func copyData(in, out *os.File, size int64) error {
-	for pos := int64(0); pos < size; {
-		from, err := in.Seek(pos, unix.SEEK_DATA)
-		if errors.Is(err, syscall.ENXIO) {
-			return nil // only a hole is left
+func newCopier() *copier {
+	return &copier{buffers: sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}}
+}
+
+// file copies src to dst, which is not there yet: by sharing its blocks where
+// the file system can, else leaving holes as holes.
+func (c *copier) file(src, dst string) (err error) {
+	in, err := unix.Open(src, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: src, Err: err}
+	}
+	defer unix.Close(in)
+	var st unix.Stat_t
+	if err := unix.Fstat(in, &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: src, Err: err}
+	}
+	out, err := unix.Open(dst, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return &fs.PathError{Op: "create", Path: dst, Err: err}
+	}
+	defer func() {
+		if e := unix.Close(out); e != nil && err == nil {
+			err = &fs.PathError{Op: "close", Path: dst, Err: e}
 		}
-		if err != nil {
-			return err
-		}
-		end, err := in.Seek(from, unix.SEEK_HOLE)
-		if err != nil {
-			return err
-		}
-		if _, err := in.Seek(from, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := out.Seek(from, io.SeekStart); err != nil {
-			return err
-		}
-		// io.Copy uses copy_file_range, or reads and writes where it cannot.
-		if _, err := io.CopyN(out, in, end-from); err != nil {
-			return err
-		}
-		pos = end
+	}()
+	if err := c.content(in, out, st.Size); err != nil {
+		return &fs.PathError{Op: "copy", Path: dst, Err: err}
+	}
+	if err := unix.Fchmod(out, st.Mode&0o777); err != nil {
+		return &fs.PathError{Op: "chmod", Path: dst, Err: err}
 	}
 	return nil
 }
 
-// syncers is how many files are made durable at once: enough for a journal to
-// commit them together.
-const syncers = 8
+func (c *copier) content(in, out int, size int64) error {
+	if size == 0 {
+		return nil
+	}
+	if !c.noClone.Load() {
+		if unix.IoctlFileClone(out, in) == nil {
+			return nil
+		}
+		c.noClone.Store(true)
+	}
+	buf := c.buffers.Get().(*[]byte)
+	defer c.buffers.Put(buf)
+	for pos := int64(0); pos < size; {
+		from, err := unix.Seek(in, pos, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break // only a hole is left
+		}
+		if err != nil {
+			return err
+		}
+		end, err := unix.Seek(in, from, unix.SEEK_HOLE)
+		if err != nil {
+			return err
+		}
+		for from < end {
+			n, err := unix.Pread(in, (*buf)[:min(end-from, int64(len(*buf)))], from)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return io.ErrUnexpectedEOF
+			}
+			if err := writeAll(out, (*buf)[:n], from); err != nil {
+				return err
+			}
+			from += int64(n)
+		}
+		pos = end
+	}
+	return unix.Ftruncate(out, size) // a hole at the end
+}
+
+func writeAll(fd int, b []byte, at int64) error {
+	for len(b) > 0 {
+		n, err := unix.Pwrite(fd, b, at)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b, at = b[n:], at+int64(n)
+	}
+	return nil
+}
 
 // syncTree makes a directory and all below it durable.
 func syncTree(dir string) error {
@@ -132,36 +184,53 @@ func syncTree(dir string) error {
 		return err
 	}
 	// All data is on its way before the first wait.
-	if err := each(files, func(f *os.File) error { return unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) }); err != nil {
+	write := func(fd int) error { return unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE) }
+	if err := each(files, opened("write", write)); err != nil {
 		return err
 	}
-	if err := each(files, (*os.File).Sync); err != nil {
+	if err := each(files, opened("sync", unix.Fsync)); err != nil {
 		return err
 	}
-	return each(dirs, (*os.File).Sync)
+	return each(dirs, opened("sync", unix.Fsync))
 }
 
-func each(paths []string, f func(*os.File) error) error {
-	var wg sync.WaitGroup
-	errs := make([]error, syncers)
-	for n := range syncers {
+func syncDir(path string) error { return opened("sync", unix.Fsync)(path) }
+
+// opened makes a function of descriptors one of paths.
+func opened(op string, f func(fd int) error) func(path string) error {
+	return func(path string) error {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			defer unix.Close(fd)
+			err = f(fd)
+		}
+		if err != nil {
+			return &fs.PathError{Op: op, Path: path, Err: err}
+		}
+		return nil
+	}
+}
+
+// each calls f for every path, several at once, and stops at the first error.
+func each(paths []string, f func(path string) error) error {
+	var (
+		wg   sync.WaitGroup
+		next atomic.Int64
+		errs [workers]error
+	)
+	for n := range workers {
 		wg.Go(func() {
-			for i := n; i < len(paths) && errs[n] == nil; i += syncers {
-				errs[n] = withFile(paths[i], f)
+			for errs[n] == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(paths) {
+					return
+				}
+				if errs[n] = f(paths[i]); errs[n] != nil {
+					next.Store(int64(len(paths)))
+				}
 			}
 		})
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	return errors.Join(errs[:]...)
 }
-
-func withFile(path string, f func(*os.File) error) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	return f(file)
-}
-
-func syncDir(path string) error { return withFile(path, (*os.File).Sync) }
