@@ -27,7 +27,9 @@ type OutboxRow struct {
 	Created    time.Time // set by the store
 	NextAt     time.Time // when it is to be published again; now, if zero
 	Deadline   time.Time // when it is given up; never, if zero
-	Attempts   int       // how often it was published
+	// GiveUpAfter, if set, makes the deadline so long after the writing.
+	GiveUpAfter time.Duration
+	Attempts    int // how often it was published
 }
 
 // InsertOutbox writes messages that belong to no change of an instance.
@@ -43,13 +45,17 @@ func (t *tx) insertOutbox(ctx context.Context, subject string, rows []OutboxRow)
 			field{"subject", about, 36}, field{"instance id", r.InstanceID, 36}); err != nil {
 			return err
 		}
+		deadline := r.Deadline
+		if r.GiveUpAfter > 0 {
+			deadline = now.Add(r.GiveUpAfter)
+		}
 		next := r.NextAt
 		if next.IsZero() {
 			next = now
 		}
 		if _, err := t.exec(ctx, `INSERT INTO outbox (id, topic, method, subject, instance_id, body, created, next_at, attempts, deadline)
 			VALUES (`+marks(10)+`)`, r.ID, r.Topic, r.Method, about, r.InstanceID, r.Body,
-			micros(now), micros(next), 0, micros(r.Deadline)); err != nil {
+			micros(now), micros(next), 0, micros(deadline)); err != nil {
 			return err
 		}
 		t.outboxChanged()
