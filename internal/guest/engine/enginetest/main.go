@@ -1,0 +1,111 @@
+package enginetest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Environment of the tests that Main runs as another user.
+const (
+	envDropped = "GOTROVE_TEST_UNPRIVILEGED"
+	envSmall   = "GOTROVE_TEST_SMALL_DISK"
+)
+
+// smallDisk is the size of the file system for the tests of a full disk.
+const smallDisk = "size=6m"
+
+// Main is for the TestMain of an engine's package. No server runs as root, nor
+// does the agent that starts it, so as root the tests are run again as user
+// nobody, with a temporary directory of their own and a small file system for
+// the tests of a full disk.
+func Main(m *testing.M) int {
+	if os.Geteuid() != 0 || os.Getenv(envDropped) != "" {
+		return m.Run()
+	}
+	code, err := runDropped()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "enginetest: run as an unprivileged user:", err)
+		return 1
+	}
+	return code
+}
+
+func runDropped() (code int, err error) {
+	u, err := user.Lookup("nobody")
+	if err != nil {
+		return 0, err
+	}
+	uid, _ := strconv.Atoi(u.Uid)
+	gid, _ := strconv.Atoi(u.Gid)
+	// Short: socket paths hold about 100 characters.
+	tmp, err := os.MkdirTemp("/tmp", "gte")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	if err := os.Chown(tmp, uid, gid); err != nil {
+		return 0, err
+	}
+	env := append(os.Environ(), envDropped+"=1", "TMPDIR="+tmp, "HOME="+tmp, "USER=nobody")
+	if small := filepath.Join(tmp, "small"); mountSmall(small, uid, gid) {
+		env = append(env, envSmall+"="+small)
+		defer func() { err = errors.Join(err, syscall.Unmount(small, syscall.MNT_DETACH)) }()
+	}
+	cmd := exec.Command("/proc/self/exe", reachable(os.Args[1:])...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, Pdeathsig: syscall.SIGKILL,
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case s := <-signals:
+				_ = cmd.Process.Signal(s)
+			case <-done:
+				return
+			}
+		}
+	}()
+	if err := cmd.Wait(); err != nil {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
+			return exit.ExitCode(), nil
+		}
+		return 0, err
+	}
+	return 0, nil
+}
+
+func mountSmall(dir string, uid, gid int) bool {
+	if os.Mkdir(dir, 0o755) != nil {
+		return false
+	}
+	return syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("%s,mode=755,uid=%d,gid=%d", smallDisk, uid, gid)) == nil
+}
+
+// reachable leaves out the flags that name files in directories only root may enter.
+func reachable(args []string) []string {
+	var kept []string
+	for _, a := range args {
+		if !strings.HasPrefix(a, "-test.testlogfile") && !strings.HasPrefix(a, "-test.gocoverdir") {
+			kept = append(kept, a)
+		}
+	}
+	return kept
+}
