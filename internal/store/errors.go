@@ -29,7 +29,7 @@ func (s *Store) classify(err error, query string) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return &trove.Error{Kind: trove.KindUnavailable, Message: "The database did not answer in time.", Action: "Try again.", Err: err}
 	}
-	if errors.Is(err, sql.ErrConnDone) || errors.Is(err, sql.ErrTxDone) {
+	if s.closed.Load() || errors.Is(err, sql.ErrConnDone) || errors.Is(err, sql.ErrTxDone) {
 		return &trove.Error{Kind: trove.KindUnavailable, Message: "The database is being closed.", Err: err}
 	}
 	s.log.Error("the database refused a statement", "statement", query, "error", err)

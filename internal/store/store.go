@@ -48,6 +48,7 @@ type Store struct {
 	log    *slog.Logger
 
 	statements atomic.Uint64
+	closed     atomic.Bool
 
 	outboxHints hints
 	workHints   hints
@@ -87,6 +88,7 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Close waits for calls under way and closes the database.
 func (s *Store) Close() error {
+	s.closed.Store(true)
 	return errors.Join(s.reader.Close(), s.writer.Close())
 }
 

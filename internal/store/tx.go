@@ -102,7 +102,8 @@ func (s *Store) txOnce(ctx context.Context, f func(ctx context.Context, t *tx) e
 	t := &tx{session: session{s, sqlTx}}
 	if err := f(ctx, t); err != nil {
 		if rerr := sqlTx.Rollback(); rerr != nil && !errors.Is(rerr, sql.ErrTxDone) {
-			s.log.WarnContext(ctx, "rolling a transaction back failed", "error", rerr)
+			// The engine may have done it already, as after a full disk.
+			s.log.DebugContext(ctx, "rolling a transaction back failed", "error", rerr)
 		}
 		return err
 	}
