@@ -125,12 +125,14 @@ func failureOf(err error) *wire.Failure {
 	if f.Class == "" {
 		f.Class = "TroveError"
 	}
-	keyword := "message"
+	f.Kwargs = map[string]json.RawMessage{kindKeyword: quote(kind.String())}
 	if f.Class == "GuestError" {
 		// Its text is a format of its own around this argument.
-		keyword = "original_message"
+		f.Kwargs["original_message"] = quote(message)
+	} else {
+		// The message is a format too, and ours may hold percent signs.
+		f.Kwargs["message"], f.Kwargs["text"] = quote("%(text)s"), quote(message)
 	}
-	f.Kwargs = map[string]json.RawMessage{keyword: quote(message), kindKeyword: quote(kind.String())}
 	if action := trove.ActionOf(err); action != "" {
 		f.Kwargs[actionKeyword] = quote(action)
 	}

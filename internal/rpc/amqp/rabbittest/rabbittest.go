@@ -54,16 +54,10 @@ type Server struct {
 	exited chan struct{}
 }
 
-// Start runs a RabbitMQ until the test ends. With -short the test is skipped
-// where the server is not installed; otherwise that is a failure.
+// Start runs a RabbitMQ until the test ends.
 func Start(tb testing.TB, logins ...Login) *Server {
 	tb.Helper()
-	if _, err := os.Stat(serverScript); err != nil {
-		if testing.Short() {
-			tb.Skip("RabbitMQ is not installed (Debian package rabbitmq-server)")
-		}
-		tb.Fatalf("%v: install Debian's package rabbitmq-server", err)
-	}
+	Require(tb)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	s, err := Run(ctx, tb.TempDir(), logins...)
@@ -72,6 +66,18 @@ func Start(tb testing.TB, logins ...Login) *Server {
 	}
 	tb.Cleanup(s.Stop)
 	return s
+}
+
+// Require ends the test where RabbitMQ is not installed: as skipped with
+// -short, otherwise as failed.
+func Require(tb testing.TB) {
+	tb.Helper()
+	if _, err := os.Stat(serverScript); err != nil {
+		if testing.Short() {
+			tb.Skip("RabbitMQ is not installed (Debian package rabbitmq-server)")
+		}
+		tb.Fatalf("%v: install Debian's package rabbitmq-server", err)
+	}
 }
 
 // Run starts a RabbitMQ in dir and returns when it takes logins. The caller
