@@ -99,9 +99,16 @@ func (s *Store) AcceptWork(ctx context.Context, w NewWork) (accepted bool, err e
 		if _, err := t.exec(ctx, "DELETE FROM outbox WHERE id = ?", w.RequestID); err != nil {
 			return err
 		}
+		// Work on one subject is done in the order it was accepted, also within
+		// one tick of the clock.
+		var newest sql.NullInt64
+		if _, err := t.one(ctx, "SELECT MAX(created) FROM work WHERE subject = ?", []any{w.Subject}, &newest); err != nil {
+			return err
+		}
+		created := max(now, newest.Int64+1)
 		n, err := t.exec(ctx, `INSERT INTO work (id, kind, subject, request_id, rpc_context, step, state, run_at, outcome, created)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) `+s.d.onConflict([]string{"request_id"}, nil),
-			w.ID, w.Kind, w.Subject, w.RequestID, string(w.RPCContext), w.Step, string(w.State), now, string(trove.OperationPending), now)
+			w.ID, w.Kind, w.Subject, w.RequestID, string(w.RPCContext), w.Step, string(w.State), now, string(trove.OperationPending), created)
 		if accepted = n > 0; err != nil || !accepted {
 			return err
 		}

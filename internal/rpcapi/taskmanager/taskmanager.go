@@ -39,6 +39,47 @@ type CreateInstance struct {
 	Locality         *string           `json:"locality"`
 	Access           *Access           `json:"access"`
 	DSVersion        string            `json:"ds_version"` // version number
+
+	// More are the instances after the first of a request for several.
+	More []string `json:"-"`
+}
+
+// UnmarshalJSON reads also a request for several instances, whose ids, names
+// and root passwords are lists: the first of each goes into the fields.
+func (r *CreateInstance) UnmarshalJSON(b []byte) error {
+	type plain CreateInstance // without this method
+	w := struct {
+		*plain
+		InstanceID   oneOrMore[string]  `json:"instance_id"`
+		Name         oneOrMore[string]  `json:"name"`
+		RootPassword oneOrMore[*string] `json:"root_password"`
+	}{plain: (*plain)(r)}
+	if err := json.Unmarshal(b, &w); err != nil {
+		return err
+	}
+	r.InstanceID, r.Name, r.RootPassword = w.InstanceID.first(), w.Name.first(), w.RootPassword.first()
+	if len(w.InstanceID) > 1 {
+		r.More = w.InstanceID[1:]
+	}
+	return nil
+}
+
+// oneOrMore is a value or a list of values.
+type oneOrMore[T any] []T
+
+func (v *oneOrMore[T]) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '[' {
+		return json.Unmarshal(b, (*[]T)(v))
+	}
+	*v = make([]T, 1)
+	return json.Unmarshal(b, &(*v)[0])
+}
+
+func (v oneOrMore[T]) first() (first T) {
+	if len(v) > 0 {
+		first = v[0]
+	}
+	return first
 }
 
 // NIC is a network interface of an instance to be made.
