@@ -67,7 +67,7 @@ func list(s string) []string {
 
 type accessJSON struct {
 	IsPublic     bool     `json:"is_public"`
-	AllowedCIDRs []string `json:"allowed_cidrs"`
+	AllowedCIDRs []string `json:"allowed_cidrs,omitzero"` // shown as it was given: absent, or empty
 }
 
 // encodeAccess writes the access column; absent access is the text null.
@@ -75,11 +75,7 @@ func encodeAccess(a *trove.Access) (string, error) {
 	if a == nil {
 		return "null", nil
 	}
-	j := accessJSON{a.IsPublic, a.AllowedCIDRs}
-	if j.AllowedCIDRs == nil {
-		j.AllowedCIDRs = []string{}
-	}
-	b, err := json.Marshal(j)
+	b, err := json.Marshal(accessJSON(*a))
 	return string(b), err
 }
 
