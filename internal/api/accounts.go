@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/gotrove/gotrove/internal/api/view"
+	"github.com/gotrove/gotrove/internal/outbox"
 	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpcapi"
 	"github.com/gotrove/gotrove/internal/rpcapi/guest"
@@ -58,7 +59,7 @@ func (q *request) names() engineNames {
 // cast writes a message for the instance's guest agent, to be published until
 // the agent has said that it handled it.
 func (s *Server) cast(q *request, m rpc.Message) (response, error) {
-	row, err := s.outboxRow(q.Context(), m, q.instance.ID, s.config.GuestDeadline)
+	row, err := outbox.Row(q.Context(), m, q.instance.ID, s.config.GuestDeadline)
 	if err != nil {
 		return response{}, err
 	}

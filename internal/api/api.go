@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"maps"
@@ -12,8 +11,8 @@ import (
 	"time"
 
 	"github.com/gotrove/gotrove/internal/api/schema"
+	"github.com/gotrove/gotrove/internal/identity"
 	"github.com/gotrove/gotrove/internal/policy"
-	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpcapi"
 	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
@@ -49,7 +48,6 @@ type Config struct {
 	HeartbeatExpiry time.Duration // after which an agent counts as gone; 90 s
 	UsageTimeout    time.Duration // for the guest's answer in a show; 1 s
 	GuestDeadline   time.Duration // for casts to a guest; 15 min
-	TaskDeadline    time.Duration // for casts to the task manager; 24 h
 
 	MaxStreams      int           // event streams at once; 256
 	StreamHeartbeat time.Duration // between comments on a quiet stream; 15 s
@@ -69,7 +67,6 @@ func (c Config) withDefaults() Config {
 	set(&c.HeartbeatExpiry, 90*time.Second)
 	set(&c.UsageTimeout, time.Second)
 	set(&c.GuestDeadline, 15*time.Minute)
-	set(&c.TaskDeadline, 24*time.Hour)
 	set(&c.MaxStreams, 256)
 	set(&c.StreamHeartbeat, 15*time.Second)
 	set(&c.StreamPoll, time.Second)
@@ -138,38 +135,22 @@ type Cloud interface {
 	CheckNICs(ctx context.Context, nics []trove.NIC) error
 }
 
-// Identity is who a token stands for.
-type Identity struct {
-	UserID      string
-	UserName    string
-	ProjectID   string
-	ProjectName string
-	Roles       []string
-	Catalog     json.RawMessage
-	ExpiresAt   time.Time
-}
-
 // TokenValidator tells who a token stands for. A token that is not valid is an
 // error of KindUnauthorized or KindNotFound; another error means that it cannot
 // be told now.
 type TokenValidator interface {
-	Validate(ctx context.Context, token string) (Identity, error)
+	Validate(ctx context.Context, token string) (identity.Identity, error)
 }
-
-// OutboxRow makes the row that keeps a message until it is handled; the request
-// context that ctx carries goes with it.
-type OutboxRow func(ctx context.Context, m rpc.Message, instanceID string, deadline time.Duration) (store.OutboxRow, error)
 
 // Deps are what the API works with. All are needed but Log, Clock and Policy.
 type Deps struct {
-	Store     Store
-	Guest     Guest
-	Cloud     Cloud
-	Tokens    TokenValidator
-	OutboxRow OutboxRow
-	Policy    *policy.Enforcer // nil: the defaults
-	Log       *slog.Logger     // nil: slog.Default
-	Clock     func() time.Time // nil: time.Now
+	Store  Store
+	Guest  Guest
+	Cloud  Cloud
+	Tokens TokenValidator
+	Policy *policy.Enforcer // nil: the defaults
+	Log    *slog.Logger     // nil: slog.Default
+	Clock  func() time.Time // nil: time.Now
 }
 
 // Server is the API as an http.Handler.
@@ -179,7 +160,6 @@ type Server struct {
 	guest     Guest
 	cloud     Cloud
 	tokens    TokenValidator
-	outboxRow OutboxRow
 	policy    *policy.Enforcer
 	schemas   *schema.Set
 	log       *slog.Logger
@@ -196,8 +176,8 @@ type Server struct {
 // New makes the API. It fails if a part of deps is missing or a schema of its
 // own is wrong.
 func New(c Config, deps Deps) (*Server, error) {
-	if deps.Store == nil || deps.Guest == nil || deps.Cloud == nil || deps.Tokens == nil || deps.OutboxRow == nil {
-		return nil, errors.New("api: a store, guests, a cloud, tokens and an outbox are needed")
+	if deps.Store == nil || deps.Guest == nil || deps.Cloud == nil || deps.Tokens == nil {
+		return nil, errors.New("api: a store, guests, a cloud and tokens are needed")
 	}
 	schemas, err := schema.Load()
 	if err != nil {
@@ -206,7 +186,7 @@ func New(c Config, deps Deps) (*Server, error) {
 	c = c.withDefaults()
 	s := &Server{
 		config: c, store: deps.Store, guest: deps.Guest, cloud: deps.Cloud, tokens: deps.Tokens,
-		outboxRow: deps.OutboxRow, policy: deps.Policy, schemas: schemas, log: deps.Log, clock: deps.Clock,
+		policy: deps.Policy, schemas: schemas, log: deps.Log, clock: deps.Clock,
 		challenge: `Keystone uri="` + c.AuthURI + `"`,
 		rates:     newRates(c.RatePerMinute, c.RateBuckets),
 		streams:   make(chan struct{}, c.MaxStreams),

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/gotrove/gotrove/internal/api/view"
+	"github.com/gotrove/gotrove/internal/outbox"
 	"github.com/gotrove/gotrove/internal/rpcapi"
 	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
 	"github.com/gotrove/gotrove/internal/store"
@@ -74,7 +75,7 @@ func (s *Server) createInstance(q *request) (response, error) {
 	if inst.Access != nil {
 		create.Access = &taskmanager.Access{IsPublic: inst.Access.IsPublic, AllowedCIDRs: inst.Access.AllowedCIDRs}
 	}
-	row, err := s.outboxRow(ctx, create.Message(s.config.TaskManagerTopic), "", s.config.TaskDeadline)
+	row, err := outbox.Row(ctx, create.Message(s.config.TaskManagerTopic), "", forEver)
 	if err != nil {
 		return response{}, err
 	}

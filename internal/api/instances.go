@@ -5,10 +5,15 @@ import (
 	"strings"
 
 	"github.com/gotrove/gotrove/internal/api/view"
+	"github.com/gotrove/gotrove/internal/outbox"
 	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/trove"
 )
+
+// forEver is how long a message to the task manager is kept: nothing but the
+// message leads an instance out of the task that was written with it.
+const forEver = 0
 
 func (s *Server) listInstances(q *request) (response, error) {
 	return s.instances(q, view.Viewer.Instance)
@@ -125,7 +130,7 @@ func (s *Server) deleteInstance(q *request) (response, error) {
 		return response{}, trove.Errorf(trove.KindForbidden,
 			"The replica source %s cannot be deleted without detaching its replicas: %s.", i.ID, strings.Join(i.Replicas, ", "))
 	}
-	row, err := s.outboxRow(q.Context(), taskmanager.DeleteMessage(s.config.TaskManagerTopic, i.ID), "", s.config.TaskDeadline)
+	row, err := outbox.Row(q.Context(), taskmanager.DeleteMessage(s.config.TaskManagerTopic, i.ID), "", forEver)
 	if err != nil {
 		return response{}, err
 	}
@@ -178,7 +183,7 @@ func (s *Server) restart(q *request) (response, error) {
 	if i.ClusterID != "" && !q.creds.IsAdmin {
 		return response{}, inCluster(i)
 	}
-	row, err := s.outboxRow(q.Context(), taskmanager.RestartMessage(s.config.TaskManagerTopic, i.ID), "", s.config.TaskDeadline)
+	row, err := outbox.Row(q.Context(), taskmanager.RestartMessage(s.config.TaskManagerTopic, i.ID), "", forEver)
 	if err != nil {
 		return response{}, err
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gotrove/gotrove/internal/api/view"
+	"github.com/gotrove/gotrove/internal/identity"
 	"github.com/gotrove/gotrove/internal/policy"
 	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/telemetry"
@@ -180,12 +182,17 @@ func (s *Server) host(r *http.Request) string {
 	return r.Host
 }
 
+// healthTimeout is less than a load balancer waits.
+const healthTimeout = 5 * time.Second
+
 func (s *Server) healthcheck(w http.ResponseWriter, r *http.Request) {
 	type health struct {
 		Detailed bool     `json:"detailed"`
 		Reasons  []string `json:"reasons"`
 	}
-	if err := s.store.Ping(r.Context()); err != nil {
+	ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
+	defer cancel()
+	if err := s.store.Ping(ctx); err != nil {
 		s.log.ErrorContext(r.Context(), "health check failed", "error", rootError(err))
 		writeJSON(w, http.StatusServiceUnavailable, health{Reasons: []string{"The database does not answer."}})
 		return
@@ -237,7 +244,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, path string) {
 
 // authenticate answers itself when there is no valid token, in the words of
 // Keystone's middleware.
-func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (Identity, bool) {
+func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (identity.Identity, bool) {
 	token := r.Header.Get(headerToken)
 	if token != "" {
 		who, err := s.tokens.Validate(r.Context(), token)
@@ -247,7 +254,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (Identity,
 		if !trove.IsKind(err, trove.KindUnauthorized) && !trove.IsKind(err, trove.KindNotFound) {
 			s.writeError(w, r, trove.Errorf(trove.KindUnavailable,
 				"The identity service is not available: %w", err))
-			return Identity{}, false
+			return identity.Identity{}, false
 		}
 	}
 	type refusal struct {
@@ -259,5 +266,5 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (Identity,
 	writeJSON(w, http.StatusUnauthorized, map[string]refusal{"error": {
 		Code: http.StatusUnauthorized, Title: "Unauthorized",
 		Message: "The request you have made requires authentication."}})
-	return Identity{}, false
+	return identity.Identity{}, false
 }
