@@ -23,7 +23,7 @@ func collector(n int) (rpc.Handler, <-chan *rpc.Incoming) {
 }
 
 func TestCastsInOrder(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		conn, client := connect(t, b.url), newClient(t, connect(t, b.url))
 		const n = 200
 		h, got := collector(n)
@@ -55,7 +55,7 @@ func TestCastsInOrder(t *testing.T) {
 }
 
 func TestDuplicateCast(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		conn := connect(t, b.url)
 		client := newClient(t, conn)
 		h, got := collector(10)
@@ -78,7 +78,7 @@ func TestDuplicateCast(t *testing.T) {
 // A cast that ends in KindUnavailable comes again, and is no duplicate; one
 // that fails otherwise, or panics, does not.
 func TestCastFails(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		conn := connect(t, b.url)
 		client := newClient(t, conn)
 		var away, broken, panics atomic.Int32
@@ -125,7 +125,7 @@ func TestCastFails(t *testing.T) {
 }
 
 func TestFanout(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		conn := connect(t, b.url)
 		client := newClient(t, conn)
 		h, got := collector(10)
@@ -145,7 +145,7 @@ func TestFanout(t *testing.T) {
 
 // Close lets what runs end, and answers it; what is not begun is for the next.
 func TestServerCloseDrains(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		conn, client := connect(t, b.url), newClient(t, connect(t, b.url))
 		began, goOn := make(chan string, 10), make(chan struct{})
 		h := rpc.HandlerFunc(func(_ context.Context, in *rpc.Incoming) (any, error) {
@@ -184,7 +184,7 @@ func TestServerCloseDrains(t *testing.T) {
 }
 
 func TestServerCloseGivesUp(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		conn := connect(t, b.url)
 		client := newClient(t, conn)
 		began := make(chan struct{}, 10)

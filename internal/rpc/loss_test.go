@@ -14,7 +14,7 @@ import (
 )
 
 // through gives the URL of b by way of a proxy on a unix socket.
-func through(t *testing.T, b broker) (string, *rabbittest.Proxy) {
+func through(t *testing.T, b endpoint) (string, *rabbittest.Proxy) {
 	t.Helper()
 	u, err := url.Parse(b.url)
 	if err != nil {
@@ -34,7 +34,7 @@ func through(t *testing.T, b broker) (string, *rabbittest.Proxy) {
 }
 
 func TestConnectionLost(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		road, proxy := through(t, b)
 		clientConn := connect(t, road)
 		client := newClient(t, clientConn)
@@ -96,7 +96,7 @@ func TestConnectionLost(t *testing.T) {
 // A server listens again after a loss, and does not run a cast twice that it
 // could not acknowledge.
 func TestServerLosesConnection(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		road, proxy := through(t, b)
 		client := newClient(t, connect(t, b.url))
 		began, goOn := make(chan string, 10), make(chan struct{})
@@ -130,7 +130,7 @@ func TestServerLosesConnection(t *testing.T) {
 
 // A guest has no right to declare or to write anywhere else.
 func TestGuestLogin(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		control := connect(t, b.url)
 		caller := newClient(t, control)
 		ctx := within(t)
@@ -175,7 +175,7 @@ func TestGuestLogin(t *testing.T) {
 
 // A reply that comes by the topic exchange must come from the guest called.
 func TestReplyOfAnother(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		conn := connect(t, b.url)
 		caller := newClient(t, conn)
 		newServer(t, conn, router(nil), rpc.ServerOptions{Topic: "guestagent.victim", ReplyExchange: replyExchange, ReplyPrefix: "other"})
@@ -189,7 +189,7 @@ func TestReplyOfAnother(t *testing.T) {
 }
 
 func TestWrongPassword(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		u, err := url.Parse(b.url)
 		if err != nil {
 			t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 const python = "/usr/bin/python3"
 
 // peer is a program with Debian's oslo.messaging.
-func peer(t *testing.T, mode string, b broker, topic string) *exec.Cmd {
+func peer(t *testing.T, mode string, b endpoint, topic string) *exec.Cmd {
 	t.Helper()
 	if err := exec.Command(python, "-c", "import oslo_messaging").Run(); err != nil {
 		if testing.Short() {
@@ -46,7 +46,7 @@ type outcome struct {
 }
 
 func TestPythonClient(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		topic := "py-client"
 		notes := make(chan string, 10)
 		type valueArgs struct {
@@ -161,7 +161,7 @@ func TestPythonClient(t *testing.T) {
 }
 
 func TestPythonServer(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		topic := "py-server"
 		c := peer(t, "server", b, topic)
 		var stderr bytes.Buffer

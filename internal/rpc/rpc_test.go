@@ -33,7 +33,7 @@ func router(extra map[string]rpc.Method) rpc.Router {
 }
 
 func TestCall(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b broker) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
 		conn := connect(t, b.url)
 		topic := "call-" + t.Name()
 		newServer(t, conn, router(nil), rpc.ServerOptions{Topic: topic, Server: "host 1", Workers: 4})
