@@ -1,0 +1,474 @@
+package flow
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/cloud"
+	"github.com/gotrove/gotrove/internal/rpc"
+	"github.com/gotrove/gotrove/internal/rpcapi/guest"
+	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
+	"github.com/gotrove/gotrove/internal/store"
+	"github.com/gotrove/gotrove/internal/trove"
+	"github.com/gotrove/gotrove/internal/work"
+)
+
+// Create is the state of KindCreate.
+type Create struct {
+	Request taskmanager.CreateInstance `json:"request"`
+	// Refused is why the request cannot be carried out, empty if it can.
+	Refused string       `json:"refused,omitempty"`
+	Ports   []cloud.Port `json:"ports,omitempty"`
+	Server  string       `json:"server,omitempty"`
+	// Casts is how often prepare was cast, the last time at LastCast.
+	Casts    int       `json:"casts,omitempty"`
+	LastCast time.Time `json:"last_cast,omitzero"`
+	// FailedAt is when the agent first said that it failed.
+	FailedAt time.Time `json:"failed_at,omitzero"`
+	// Details is what is known of a failure beside its cause.
+	Details string `json:"details,omitempty"`
+}
+
+// NewCreate is the beginning of a creation. A request for what is not built yet
+// fails with a cause, so that whoever asked finds out.
+func NewCreate(r taskmanager.CreateInstance) Create {
+	c := Create{Request: r}
+	refuse := func(is bool, what string) {
+		if is && c.Refused == "" {
+			c.Refused = what
+		}
+	}
+	given := func(raw []byte) bool { s := string(raw); return s != "" && s != "null" && s != "[]" && s != "{}" }
+	refuse(len(r.More) > 0, "Several instances in one request")
+	refuse(r.BackupID != nil && *r.BackupID != "", "Restoring a backup into a new instance")
+	refuse(r.SlaveOfID != nil && *r.SlaveOfID != "", "Creating a replica")
+	refuse(given(r.ClusterConfig), "Creating a member of a cluster")
+	refuse(given(r.Modules), "Applying modules to a new instance")
+	return c
+}
+
+type createRun = work.Run[Create]
+
+func (f *Flows) create() work.Registered {
+	type step = work.Step[Create]
+	return work.Flow[Create]{
+		Kind:    KindCreate,
+		Timeout: f.opts.UsageTimeout,
+		Steps: []step{
+			{Name: "check", Do: f.createCheck},
+			{Name: "security_group", Do: f.createSecurityGroup, Undo: func(ctx context.Context, r *createRun) work.Outcome {
+				return stubborn(f.cloud.DeleteSecurityGroup(ctx, owner(r)))
+			}},
+			{Name: "ports", Do: f.createPorts, Undo: func(ctx context.Context, r *createRun) work.Outcome {
+				return stubborn(f.cloud.DeletePorts(ctx, owner(r)))
+			}},
+			{Name: "volume", Do: f.createVolume, Undo: func(ctx context.Context, r *createRun) work.Outcome {
+				return f.gone(f.cloud.DeleteVolume(ctx, owner(r)))
+			}},
+			{Name: "guest_login", Do: func(ctx context.Context, r *createRun) work.Outcome {
+				_, err := f.bus.EnsureGuest(ctx, r.Subject())
+				return outcome(err)
+			}, Undo: func(ctx context.Context, r *createRun) work.Outcome {
+				return stubborn(f.bus.RemoveGuest(ctx, r.Subject()))
+			}},
+			{Name: "server", Do: f.createServer, Undo: func(ctx context.Context, r *createRun) work.Outcome {
+				return f.gone(f.cloud.DeleteServer(ctx, owner(r)))
+			}},
+			{Name: "prepare", Do: f.createPrepare},
+			{Name: "database", Do: f.createWait},
+		},
+		Expired: f.createExpired,
+		Failed:  f.createFailed,
+	}
+}
+
+// owner tags what a creation makes. Undo needs no more than the id; the project
+// is known from the row.
+func owner(r *createRun) cloud.Owner {
+	return cloud.Owner{InstanceID: r.Subject(), Name: r.State.Request.Name, Manager: r.State.Request.DatastoreManager}
+}
+
+func (f *Flows) createOwner(inst *trove.Instance, r *createRun) cloud.Owner {
+	o := owner(r)
+	o.ProjectID = inst.TenantID
+	return o
+}
+
+func (f *Flows) createCheck(ctx context.Context, r *createRun) work.Outcome {
+	inst, err := f.store.Instance(ctx, r.Subject())
+	if beingDeleted(inst, err) {
+		return work.Done() // its deletion came first
+	}
+	if err != nil {
+		return work.Fail(err)
+	}
+	if why := r.State.Refused; why != "" {
+		return work.Fail(trove.Errorf(trove.KindNotImplemented, "%s is not supported yet.", why).
+			WithAction("Delete this instance and create one without it."))
+	}
+	return work.Next()
+}
+
+// enginePorts are the TCP ports that a datastore manager's engine listens on.
+func enginePorts(manager string) []cloud.Rule {
+	port := 3306
+	if strings.HasPrefix(manager, "postgres") {
+		port = 5432
+	}
+	return []cloud.Rule{{FirstPort: port, LastPort: port}}
+}
+
+func (f *Flows) createSecurityGroup(ctx context.Context, r *createRun) work.Outcome {
+	inst, err := f.store.Instance(ctx, r.Subject())
+	if err != nil {
+		return work.Fail(err)
+	}
+	cidrs := f.opts.DefaultCIDRs
+	if inst.Access != nil && len(inst.Access.AllowedCIDRs) > 0 {
+		cidrs = inst.Access.AllowedCIDRs
+	}
+	rules := enginePorts(r.State.Request.DatastoreManager)
+	for i := range rules {
+		rules[i].CIDRs = cidrs
+	}
+	return outcome(f.cloud.EnsureSecurityGroup(ctx, f.createOwner(inst, r), rules))
+}
+
+func (f *Flows) createPorts(ctx context.Context, r *createRun) work.Outcome {
+	inst, err := f.store.Instance(ctx, r.Subject())
+	if err != nil {
+		return work.Fail(err)
+	}
+	var nics []trove.NIC
+	for _, n := range r.State.Request.NICs {
+		nics = append(nics, trove.NIC{NetworkID: n.NetworkID, SubnetID: n.SubnetID, IPAddress: n.IPAddress})
+	}
+	var access trove.Access
+	if inst.Access != nil {
+		access = *inst.Access
+	}
+	ports, err := f.cloud.EnsurePorts(ctx, f.createOwner(inst, r), nics, access)
+	if err != nil {
+		return work.Fail(err)
+	}
+	r.State.Ports = ports
+	return outcome(f.observe(ctx, r.Subject(), trove.ServerBuild, addresses(ports)))
+}
+
+// addresses are those that users see: not of management ports.
+func addresses(ports []cloud.Port) []trove.Address {
+	var all []trove.Address
+	for _, p := range ports {
+		if !p.Management {
+			all = append(all, p.Addresses...)
+		}
+	}
+	return all
+}
+
+func (f *Flows) volume(ctx context.Context, inst *trove.Instance, r *createRun) (cloud.Volume, error) {
+	if inst.VolumeSize == 0 {
+		return cloud.Volume{Ready: true}, nil
+	}
+	var kind string
+	if t := r.State.Request.VolumeType; t != nil {
+		kind = *t
+	}
+	return f.cloud.EnsureVolume(ctx, f.createOwner(inst, r), inst.VolumeSize, kind)
+}
+
+func (f *Flows) createVolume(ctx context.Context, r *createRun) work.Outcome {
+	inst, err := f.store.Instance(ctx, r.Subject())
+	if err != nil {
+		return work.Fail(err)
+	}
+	v, err := f.volume(ctx, inst, r)
+	if err != nil {
+		return work.Fail(err)
+	}
+	if v.ID != "" && v.ID != inst.VolumeID {
+		if err := f.store.SetResources(ctx, inst.ID, store.Resources{VolumeID: &v.ID}); err != nil {
+			return work.Fail(err)
+		}
+	}
+	if !v.Ready {
+		return work.Nap(f.opts.PollInterval)
+	}
+	return work.Next()
+}
+
+func (f *Flows) createServer(ctx context.Context, r *createRun) work.Outcome {
+	inst, err := f.store.Instance(ctx, r.Subject())
+	if err != nil {
+		return work.Fail(err)
+	}
+	v, err := f.volume(ctx, inst, r)
+	if err != nil {
+		return work.Fail(err)
+	}
+	url, err := f.bus.EnsureGuest(ctx, inst.ID)
+	if err != nil {
+		return work.Fail(err)
+	}
+	files, err := f.files(inst, r.State.Request, url)
+	if err != nil {
+		return work.Fail(err)
+	}
+	q := r.State.Request
+	spec := cloud.ServerSpec{Owner: f.createOwner(inst, r), ImageID: q.ImageID, Ports: r.State.Ports, Volume: v, Files: files,
+		Flavor: trove.Flavor{ID: q.Flavor.ID, Name: q.Flavor.Name, RAM: q.Flavor.RAM, VCPUs: q.Flavor.VCPUs, Disk: q.Flavor.Disk}}
+	spec.UserID = rpc.ContextFrom(ctx).User
+	if q.AvailabilityZone != nil {
+		spec.AvailabilityZone = *q.AvailabilityZone
+	}
+	server, err := f.cloud.EnsureServer(ctx, spec)
+	if err != nil {
+		return work.Fail(err)
+	}
+	r.State.Server = server.ID
+	if err := f.store.SetResources(ctx, inst.ID, store.Resources{ComputeID: &server.ID}); err != nil {
+		return work.Fail(err)
+	}
+	return outcome(f.observe(ctx, inst.ID, server.Status, f.shown(server, r)))
+}
+
+// shown are the addresses of a server, or of its ports while it has none.
+func (f *Flows) shown(s cloud.Server, r *createRun) []trove.Address {
+	if len(s.Addresses) > 0 {
+		return s.Addresses
+	}
+	return addresses(r.State.Ports)
+}
+
+func (f *Flows) createPrepare(ctx context.Context, r *createRun) work.Outcome {
+	if p := r.State.Request.RootPassword; p != nil && *p != "" {
+		if err := f.store.SetRoot(ctx, r.Subject(), rpc.ContextFrom(ctx).User, true); err != nil {
+			return work.Fail(err)
+		}
+	}
+	return outcome(f.prepare(ctx, r))
+}
+
+// prepare casts prepare. Its unique id is always the same: an agent that has
+// carried it out drops it.
+func (f *Flows) prepare(ctx context.Context, r *createRun) error {
+	q := r.State.Request
+	m := guest.PrepareMessage(r.Subject(), guest.Prepare{
+		Packages: []string{}, Databases: q.Databases, MemoryMB: q.Flavor.RAM, Users: q.Users,
+		RootPassword: q.RootPassword, Overrides: q.Overrides, DSVersion: q.DSVersion})
+	sum := sha256.Sum256([]byte("prepare " + r.ID()))
+	m.UniqueID = hex.EncodeToString(sum[:16])
+	if err := f.casts.Cast(ctx, m); err != nil {
+		return err
+	}
+	r.State.Casts++
+	r.State.LastCast = f.opts.Clock().UTC()
+	return nil
+}
+
+// createWait waits until the engine serves. A heartbeat wakes it; the rest is
+// looked at now and then.
+func (f *Flows) createWait(ctx context.Context, r *createRun) work.Outcome {
+	inst, err := f.store.Instance(ctx, r.Subject())
+	if err != nil {
+		return work.Fail(err)
+	}
+	switch inst.Service {
+	case trove.ServiceRunning, trove.ServiceHealthy, trove.ServiceInstanceReady:
+		return f.createDone(ctx, inst, r)
+	case trove.ServiceNew, trove.ServiceBuilding, trove.ServiceUnknown, trove.ServiceDeleted:
+	default:
+		return f.engineFailed(ctx, inst, r)
+	}
+	server, err := f.cloud.Server(ctx, f.createOwner(inst, r))
+	switch {
+	case trove.IsKind(err, trove.KindNotFound):
+		r.State.Details = f.evidence(ctx, r)
+		return work.Fail(trove.Errorf(trove.KindInternal, "The instance's server disappeared while the database was made ready.").
+			WithAction("Look at the cloud's log for server %s, then create the instance again.", r.State.Server))
+	case err != nil:
+		return work.Fail(err)
+	case server.Status == trove.ServerError:
+		return f.serverFailed(ctx, server, r)
+	}
+	if inst.Server.Status != server.Status {
+		if err := f.observe(ctx, inst.ID, server.Status, f.shown(server, r)); err != nil {
+			return work.Fail(err)
+		}
+	}
+	pause := f.opts.Recast << min(max(r.State.Casts-1, 0), 5)
+	if inst.Service == trove.ServiceNew && f.opts.Clock().Sub(r.State.LastCast) >= pause {
+		r.Report(ctx, fmt.Sprintf("the guest agent has not spoken for %s, asking it again", r.Elapsed().Round(time.Second)), nil)
+		if err := f.prepare(ctx, r); err != nil {
+			return work.Fail(err)
+		}
+	}
+	return work.Nap(f.opts.PollInterval)
+}
+
+func (f *Flows) createDone(ctx context.Context, inst *trove.Instance, r *createRun) work.Outcome {
+	server, err := f.cloud.Server(ctx, f.createOwner(inst, r))
+	if err != nil {
+		return work.Fail(err)
+	}
+	if inst.Server.Status != server.Status {
+		if err := f.observe(ctx, inst.ID, server.Status, f.shown(server, r)); err != nil {
+			return work.Fail(err)
+		}
+	}
+	if server.Status != trove.ServerActive {
+		// The agent was quicker than the cloud.
+		if server.Status == trove.ServerError {
+			return f.serverFailed(ctx, server, r)
+		}
+		return work.Nap(f.opts.PollInterval)
+	}
+	if inst.Fault != nil { // of a message that expired meanwhile
+		if err := f.store.ClearFault(ctx, inst.ID); err != nil {
+			return work.Fail(err)
+		}
+	}
+	return outcome(f.store.SetTask(ctx, inst.ID, trove.TaskNone))
+}
+
+func (f *Flows) serverFailed(ctx context.Context, s cloud.Server, r *createRun) work.Outcome {
+	r.State.Details = f.evidence(ctx, r)
+	why := s.Fault
+	if why == "" {
+		why = lastLine(r.State.Details)
+	}
+	if why == "" {
+		why = "the cloud does not say why"
+	}
+	return work.Fail(trove.Errorf(trove.KindInternal, "The instance's server failed: %s", why).
+		WithAction("Remove the cause, delete this instance and create it again."))
+}
+
+// engineFailed waits a moment for the agent to tell why it failed.
+func (f *Flows) engineFailed(ctx context.Context, inst *trove.Instance, r *createRun) work.Outcome {
+	now := f.opts.Clock().UTC()
+	if r.State.FailedAt.IsZero() {
+		r.State.FailedAt = now
+	}
+	if inst.Fault == nil && now.Sub(r.State.FailedAt) < f.opts.CauseGrace {
+		return work.Nap(min(f.opts.CauseGrace, 200*time.Millisecond))
+	}
+	r.State.Details = f.evidence(ctx, r)
+	why := lastLine(r.State.Details)
+	if inst.Fault != nil {
+		why = inst.Fault.Message
+		r.State.Details = strings.TrimSpace(inst.Fault.Details + "\n\n" + r.State.Details)
+	}
+	if why == "" {
+		why = "its agent does not say why"
+	}
+	return work.Fail(trove.Errorf(trove.KindGuest, "The database engine could not be made ready (%s): %s", inst.Service.Description, why).
+		WithAction("Remove the cause, delete this instance and create it again."))
+}
+
+// evidence is what the server wrote last; nothing if that cannot be had.
+func (f *Flows) evidence(ctx context.Context, r *createRun) string {
+	text, err := f.cloud.Evidence(ctx, owner(r))
+	if err != nil {
+		f.opts.Log.InfoContext(ctx, "no evidence of a failure", "instance_id", r.Subject(), "error", err)
+		return ""
+	}
+	return strings.ToValidUTF8(text, "?")
+}
+
+// createExpired looks from both sides and names the broken hop.
+func (f *Flows) createExpired(ctx context.Context, r *createRun, step string, last error) error {
+	within := f.opts.UsageTimeout
+	if step != "database" {
+		if last != nil {
+			return trove.Errorf(trove.KindInternal, "The step %s did not succeed within %s: %w", step, within, last)
+		}
+		return trove.Errorf(trove.KindInternal, "The step %s did not finish within %s.", step, within).
+			WithAction("Look at the cloud: what it was asked for stays unfinished.")
+	}
+	r.State.Details = f.evidence(ctx, r)
+	inst, err := f.store.Instance(ctx, r.Subject())
+	if err != nil {
+		return trove.Errorf(trove.KindInternal, "The database was not ready within %s.", within)
+	}
+	server, err := f.cloud.Server(ctx, owner(r))
+	switch {
+	case err != nil:
+		return trove.Errorf(trove.KindInternal, "The database was not ready within %s, and the server cannot be asked: %w", within, err)
+	case server.Status != trove.ServerActive:
+		return trove.Errorf(trove.KindInternal, "The server was %s, not ACTIVE, after %s: the guest agent never started.", server.Status, within).
+			WithAction("Look at the cloud's log for server %s.", server.ID)
+	case inst.Service != trove.ServiceNew:
+		return trove.Errorf(trove.KindGuest, "The guest agent was still making the database ready after %s (%s). It last wrote: %s",
+			within, inst.Service.Description, lastLine(r.State.Details)).
+			WithAction("If the machine is slow, raise usage_timeout; else look at the agent's log.")
+	}
+	if err := f.guest.Ping(ctx, r.Subject()); err == nil {
+		return trove.Errorf(trove.KindGuest, "The guest agent answers, but did not carry out prepare within %s.", within).
+			WithAction("Look at the agent's log.")
+	}
+	if last := lastLine(r.State.Details); last != "" {
+		return trove.Errorf(trove.KindGuestTimeout, "The server runs, but its guest agent was silent for %s. It last wrote: %s", within, last).
+			WithAction("Look at the agent's log, and whether the server reaches the message bus.")
+	}
+	return trove.Errorf(trove.KindGuestTimeout, "The server runs, but no guest agent spoke within %s and its console is empty.", within).
+		WithAction("Look whether the image holds the agent, and whether the server reaches the message bus.")
+}
+
+// failedTask is the task that a creation leaves behind when it failed in step.
+func failedTask(step string) trove.Task {
+	switch step {
+	case "security_group":
+		return trove.TaskErrorSecGroup
+	case "ports":
+		return trove.TaskErrorPort
+	case "volume":
+		return trove.TaskErrorVolume
+	case "prepare", "database":
+		return trove.TaskErrorTimeoutGuest
+	}
+	return trove.TaskErrorServer
+}
+
+// createFailed leaves the row for the user to see and delete; what was made is
+// gone by now.
+func (f *Flows) createFailed(ctx context.Context, r *createRun, fail work.Failure) error {
+	inst, err := f.store.Instance(ctx, r.Subject())
+	if beingDeleted(inst, err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	details := r.State.Details
+	if len(fail.Left) > 0 {
+		details = "Left behind, deleting the instance will remove it: " + strings.Join(fail.Left, ", ") + "\n\n" + details
+	}
+	if err := f.fault(ctx, inst.ID, fail.Cause, fail.Action, details); err != nil {
+		return gone(err)
+	}
+	none := ""
+	if err := f.store.SetResources(ctx, inst.ID, store.Resources{ComputeID: &none, VolumeID: &none}); err != nil {
+		return gone(err)
+	}
+	if err := f.observe(ctx, inst.ID, trove.ServerShutdown, nil); err != nil {
+		return err
+	}
+	if err := f.store.SetServiceStatus(ctx, inst.ID, trove.ServiceGuestError); err != nil {
+		return gone(err)
+	}
+	return gone(f.store.SetTask(ctx, inst.ID, failedTask(fail.Step)))
+}
+
+// gone is err, unless it says that the instance is deleted or on its way: then
+// there is nothing to be written about it.
+func gone(err error) error {
+	if trove.IsKind(err, trove.KindNotFound) || trove.IsKind(err, trove.KindUnprocessable) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,49 @@
+package flow
+
+import (
+	"bytes"
+
+	"github.com/gotrove/gotrove/internal/osloconf"
+	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// Where an agent reads its configuration.
+const (
+	GuestInfoPath   = "/etc/trove/conf.d/guest_info.conf"
+	GuestConfigPath = "/etc/trove/conf.d/trove-guestagent.conf"
+)
+
+// files are what the agent needs to find its place: who it is, and how it
+// reaches the bus. The transport URL comes after the operator's text, so that
+// it counts whatever that says.
+func (f *Flows) files(inst *trove.Instance, q taskmanager.CreateInstance, transportURL string) (map[string][]byte, error) {
+	info := []osloconf.Option{
+		{Name: "guest_id", Value: inst.ID},
+		{Name: "datastore_manager", Value: q.DatastoreManager},
+		{Name: "datastore_version", Value: q.DSVersion},
+		{Name: "tenant_id", Value: inst.TenantID},
+	}
+	if v := inst.Version; v.RegistryExt != "" {
+		info = append(info, osloconf.Option{Name: "datastore_registry_ext", Value: v.RegistryExt})
+	}
+	if v := inst.Version; v.ReplStrategy != "" {
+		info = append(info, osloconf.Option{Name: "replication_strategy", Value: v.ReplStrategy})
+	}
+	who, err := osloconf.Render(osloconf.Group{Name: "DEFAULT", Options: info})
+	if err != nil {
+		return nil, err
+	}
+	bus, err := osloconf.Render(osloconf.Group{Name: "DEFAULT", Options: []osloconf.Option{
+		{Name: "transport_url", Value: transportURL},
+		{Name: "control_exchange", Value: f.opts.ControlExchange},
+	}})
+	if err != nil {
+		return nil, err
+	}
+	config := bytes.Clone(f.opts.GuestConfig)
+	if len(config) > 0 {
+		config = append(bytes.TrimRight(config, "\n"), "\n\n"...)
+	}
+	return map[string][]byte{GuestInfoPath: who, GuestConfigPath: append(config, bus...)}, nil
+}

@@ -1,0 +1,182 @@
+// Package flow is what the task manager does to instances, as flows of durable
+// steps: create, delete, restart.
+//
+// It decides the order of things and what a failure means for the instance:
+// its task, its fault, what is taken back. How a cloud, a bus or an agent does
+// its part it must not know. Steps are run again after a crash, so each looks
+// first or calls what does (package cloud).
+package flow
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/cloud"
+	"github.com/gotrove/gotrove/internal/rpc"
+	"github.com/gotrove/gotrove/internal/store"
+	"github.com/gotrove/gotrove/internal/trove"
+	"github.com/gotrove/gotrove/internal/work"
+)
+
+// Kinds of work: the names of the messages that ask for them.
+const (
+	KindCreate  = "create_instance"
+	KindDelete  = "delete_instance"
+	KindRestart = "restart"
+)
+
+// Store is what flows need of the store.
+type Store interface {
+	Instance(ctx context.Context, id string) (*trove.Instance, error)
+	SetTask(ctx context.Context, id string, task trove.Task) error
+	SetServiceStatus(ctx context.Context, id string, st trove.ServiceStatus) error
+	SetResources(ctx context.Context, id string, r store.Resources) error
+	SetFault(ctx context.Context, id string, f trove.Fault) error
+	ClearFault(ctx context.Context, id string) error
+	SetRoot(ctx context.Context, instanceID, user string, enabled bool) error
+	Observe(ctx context.Context, seen map[string]trove.ServerObservation) error
+	FinishDelete(ctx context.Context, id string) error
+}
+
+// Guest calls an agent and waits for its answer.
+type Guest interface {
+	Restart(ctx context.Context, instanceID string) error
+	StopDB(ctx context.Context, instanceID string) error
+	Ping(ctx context.Context, instanceID string) error
+}
+
+// Caster sends a message and does not wait for it to be carried out.
+type Caster interface {
+	Cast(ctx context.Context, m rpc.Message) error
+}
+
+// Bus makes the place of an agent on the message bus.
+type Bus interface {
+	// EnsureGuest declares the agent's queues and makes its login. The
+	// transport URL holds the login's password; it is the same each time.
+	EnsureGuest(ctx context.Context, instanceID string) (transportURL string, err error)
+	RemoveGuest(ctx context.Context, instanceID string) error
+}
+
+// Options are bounds and what the operator configures. A zero time has the
+// default told beside it.
+type Options struct {
+	UsageTimeout   time.Duration // until a created instance must serve; 30 min
+	RestartTimeout time.Duration // until a restart is given up; 10 min
+	StopTimeout    time.Duration // how long a deletion waits for a clean stop; 15 s
+	PollInterval   time.Duration // how often what tells nothing itself is looked at; 2 s
+	CauseGrace     time.Duration // how long a failed agent may take to tell why; 3 s
+	// Recast is the pause before prepare is cast again to an agent that has
+	// not spoken; it doubles each time. 20 s.
+	Recast time.Duration
+	// ControlExchange and GuestConfig go into each agent's configuration:
+	// GuestConfig as it is, so that an operator can set any option of the agent.
+	ControlExchange string
+	GuestConfig     []byte
+	// DefaultCIDRs may reach an instance that says nothing of its own;
+	// everyone if empty.
+	DefaultCIDRs []string
+	Clock        func() time.Time // time.Now
+	Log          *slog.Logger     // slog.Default()
+}
+
+func (o Options) withDefaults() Options {
+	for d, v := range map[*time.Duration]time.Duration{&o.UsageTimeout: 30 * time.Minute, &o.RestartTimeout: 10 * time.Minute,
+		&o.StopTimeout: 15 * time.Second, &o.PollInterval: 2 * time.Second, &o.CauseGrace: 3 * time.Second, &o.Recast: 20 * time.Second} {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	if len(o.DefaultCIDRs) == 0 {
+		o.DefaultCIDRs = []string{"0.0.0.0/0"}
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return o
+}
+
+// Flows makes flows of what they work with.
+type Flows struct {
+	store Store
+	cloud cloud.Cloud
+	guest Guest
+	casts Caster
+	bus   Bus
+	opts  Options
+}
+
+// New makes the flows of one region.
+func New(s Store, c cloud.Cloud, g Guest, casts Caster, b Bus, o Options) *Flows {
+	return &Flows{s, c, g, casts, b, o.withDefaults()}
+}
+
+// All are the flows, as work.New takes them.
+func (f *Flows) All() []work.Registered {
+	return []work.Registered{f.create(), f.delete(), f.restart()}
+}
+
+// outcome goes on, or fails with err.
+func outcome(err error) work.Outcome {
+	if err != nil {
+		return work.Fail(err)
+	}
+	return work.Next()
+}
+
+// stubborn goes on, or tries again whatever err is: for what must come to an
+// end, like a deletion.
+func stubborn(err error) work.Outcome {
+	if err != nil {
+		return work.Retry(err)
+	}
+	return work.Next()
+}
+
+// gone goes on when something is gone, and asks again until then.
+func (f *Flows) gone(is bool, err error) work.Outcome {
+	switch {
+	case err != nil:
+		return work.Retry(err)
+	case !is:
+		return work.Nap(f.opts.PollInterval)
+	}
+	return work.Next()
+}
+
+// beingDeleted reports whether an instance is deleted or on its way: other
+// flows then leave it alone.
+func beingDeleted(inst *trove.Instance, err error) bool {
+	return trove.IsKind(err, trove.KindNotFound) || err == nil && inst.Task == trove.TaskDeleting
+}
+
+// observe records what is known of a server, so that users see it before the
+// observer comes round.
+func (f *Flows) observe(ctx context.Context, id, status string, addresses []trove.Address) error {
+	return f.store.Observe(ctx, map[string]trove.ServerObservation{
+		id: {Status: status, Addresses: addresses, SeenAt: f.opts.Clock().UTC()}})
+}
+
+// fault puts a failure on record; cause is for the user, details and action
+// for those who look further.
+func (f *Flows) fault(ctx context.Context, id, cause, action, details string) error {
+	if action != "" {
+		details = strings.TrimSpace(action + "\n\n" + details)
+	}
+	return f.store.SetFault(ctx, id, trove.Fault{Message: cause, Details: details, Created: f.opts.Clock().UTC()})
+}
+
+// lastLine is the last line of a log that says something, at most 200 bytes.
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	last := strings.ToValidUTF8(strings.TrimSpace(lines[len(lines)-1]), "?")
+	if len(last) > 200 {
+		last = strings.ToValidUTF8(last[:200], "") + "…"
+	}
+	return last
+}

@@ -1,0 +1,65 @@
+package flow
+
+import (
+	"context"
+
+	"github.com/gotrove/gotrove/internal/trove"
+	"github.com/gotrove/gotrove/internal/work"
+)
+
+// Restart is the state of KindRestart.
+type Restart struct{}
+
+type restartRun = work.Run[Restart]
+
+func (f *Flows) restart() work.Registered {
+	type step = work.Step[Restart]
+	return work.Flow[Restart]{
+		Kind:    KindRestart,
+		Timeout: f.opts.RestartTimeout,
+		Steps:   []step{{Name: "restart", Do: f.restartEngine}, {Name: "finish", Do: f.restartFinish}},
+		Failed: func(ctx context.Context, r *restartRun, fail work.Failure) error {
+			inst, err := f.store.Instance(ctx, r.Subject())
+			if beingDeleted(inst, err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if err := f.fault(ctx, inst.ID, "The restart failed: "+fail.Cause, fail.Action, ""); err != nil {
+				return gone(err)
+			}
+			// The agent's heartbeats tell how the engine is.
+			return gone(f.store.SetTask(ctx, inst.ID, trove.TaskNone))
+		},
+	}
+}
+
+// restartEngine asks the agent, which answers when the engine serves again. A
+// restart that was cut off is done again: that is not more than a restart.
+func (f *Flows) restartEngine(ctx context.Context, r *restartRun) work.Outcome {
+	inst, err := f.store.Instance(ctx, r.Subject())
+	if beingDeleted(inst, err) {
+		return work.Done()
+	}
+	if err != nil {
+		return work.Fail(err)
+	}
+	return outcome(f.guest.Restart(ctx, inst.ID))
+}
+
+func (f *Flows) restartFinish(ctx context.Context, r *restartRun) work.Outcome {
+	inst, err := f.store.Instance(ctx, r.Subject())
+	if beingDeleted(inst, err) {
+		return work.Done()
+	}
+	if err != nil {
+		return work.Fail(err)
+	}
+	if inst.Fault != nil {
+		if err := f.store.ClearFault(ctx, inst.ID); err != nil {
+			return work.Fail(err)
+		}
+	}
+	return outcome(gone(f.store.SetTask(ctx, inst.ID, trove.TaskNone)))
+}
