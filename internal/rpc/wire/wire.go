@@ -175,15 +175,6 @@ func DecodeReply(body []byte, limit int) (Reply, error) {
 	return r, nil
 }
 
-// Unique finds the ids of a body that may not be decodable otherwise, for logs.
-func Unique(body []byte, limit int) string {
-	var id string
-	if inner, err := open(body, limit); err == nil {
-		_ = member(inner, "_unique_id", &id)
-	}
-	return id
-}
-
 func member(inner map[string]json.RawMessage, key string, into any) error {
 	v, ok := inner[key]
 	if !ok {
