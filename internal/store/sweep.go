@@ -1,0 +1,57 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// busyTasks are the tasks that some work must be behind.
+var busyTasks = []any{int(trove.TaskDeleting), int(trove.TaskRebooting), int(trove.TaskResizing), int(trove.TaskBuilding),
+	int(trove.TaskMigrating), int(trove.TaskPromoting), int(trove.TaskEjecting), int(trove.TaskLogging),
+	int(trove.TaskDetaching), int(trove.TaskUpdating), int(trove.TaskUpgrading)}
+
+// noWork is the condition for a row i of instances that nothing works on and no
+// message to the control plane is on its way for.
+const noWork = `NOT EXISTS (SELECT 1 FROM work w WHERE w.subject = i.id AND w.outcome IN ('pending', 'running'))
+	AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.subject = i.id AND o.instance_id = '')`
+
+// Stuck is an instance in a task that nothing works on.
+type Stuck struct {
+	ID   string
+	Task trove.Task
+}
+
+// StuckInstances gives instances that have been in a task for longer than
+// grace though nothing works on it and no message that asks for it is on its
+// way.
+func (s *Store) StuckInstances(ctx context.Context, grace time.Duration) (stuck []Stuck, err error) {
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		args := append([]any{false, s.now().Add(-grace)}, busyTasks...)
+		return c.each(ctx, "SELECT i.id, i.task_id FROM instances i WHERE i.deleted = ? AND i.updated < ? AND i.task_id IN ("+
+			marks(len(busyTasks))+") AND "+noWork+" ORDER BY i.id", args, func(r *sql.Rows) error {
+			var one Stuck
+			err := r.Scan(&one.ID, &one.Task)
+			stuck = append(stuck, one)
+			return err
+		})
+	})
+	return stuck, err
+}
+
+// Unstick ends the task of an instance with a fault, if it still is in that
+// task and still nothing works on it.
+func (s *Store) Unstick(ctx context.Context, was Stuck, becomes trove.Task, f trove.Fault) (done bool, err error) {
+	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
+		n, err := t.exec(ctx, `UPDATE instances AS i SET task_id = ?, task_description = ?, updated = ?
+			WHERE i.id = ? AND i.deleted = ? AND i.task_id = ? AND `+noWork,
+			int(becomes), becomes.Description(), s.now(), was.ID, false, int(was.Task))
+		if done = n > 0; err != nil || !done {
+			return err
+		}
+		return t.setFault(ctx, was.ID, f)
+	})
+	return done && err == nil, err
+}
