@@ -53,6 +53,12 @@ func (m *memory) remove(id string) {
 	m.rows = slices.DeleteFunc(m.rows, func(r store.OutboxRow) bool { return r.ID == id })
 }
 
+func (m *memory) len() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.rows)
+}
+
 func (m *memory) DueOutbox(_ context.Context, asOf time.Time, after int64, limit int) (out []store.OutboxRow, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -181,7 +187,9 @@ func mustRow(t *testing.T, topic, id string) store.OutboxRow {
 func TestPublishedAtOnceAndAgain(t *testing.T) {
 	relay(t, func(t *testing.T, m *memory, b *bus, _ *Relay) {
 		time.Sleep(time.Hour) // an idle relay does no harm
+		b.mu.Lock()
 		b.start = time.Now()
+		b.mu.Unlock()
 		m.add(mustRow(t, "t", "a"))
 		synctest.Wait()
 		time.Sleep(5 * time.Minute)
@@ -206,12 +214,14 @@ func TestPublishedAtOnceAndAgain(t *testing.T) {
 func TestOrderWithinTopic(t *testing.T) {
 	relay(t, func(t *testing.T, m *memory, b *bus, _ *Relay) {
 		broken := true
+		b.mu.Lock() // also guards broken
 		b.refuse = func(msg rpc.Message) error {
-			if broken && msg.Topic == "one" && msg.UniqueID != "one-000" {
+			if broken && msg.UniqueID == "one-001" {
 				return trove.Errorf(trove.KindUnavailable, "no queue")
 			}
 			return nil
 		}
+		b.mu.Unlock()
 		var rows []store.OutboxRow
 		var want []string
 		for i := range 200 { // several pages
@@ -271,11 +281,11 @@ func TestGivenUp(t *testing.T) {
 		r.GiveUpAfter = 7 * time.Second
 		m.add(r)
 		time.Sleep(6900 * time.Millisecond)
-		if len(m.rows) != 1 {
+		if m.len() != 1 {
 			t.Error("given up too early")
 		}
 		time.Sleep(200 * time.Millisecond)
-		if len(m.rows) != 0 {
+		if m.len() != 0 {
 			t.Error("not given up")
 		}
 	})
@@ -293,7 +303,9 @@ func TestUnreadableBodyHoldsNobodyUp(t *testing.T) {
 
 func TestStopsWhileTheBrokerIsAway(t *testing.T) {
 	relay(t, func(t *testing.T, m *memory, b *bus, _ *Relay) {
+		b.mu.Lock()
 		b.refuse = func(rpc.Message) error { return trove.Errorf(trove.KindUnavailable, "away") }
+		b.mu.Unlock()
 		for i := range 50 {
 			m.add(mustRow(t, fmt.Sprint("topic", i), fmt.Sprint(i)))
 		}

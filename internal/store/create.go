@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"strings"
 
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -102,6 +103,8 @@ type Resources struct {
 
 // SetResources records them.
 func (s *Store) SetResources(ctx context.Context, id string, r Resources) error {
+	var set []string
+	var args []any
 	for _, c := range []struct {
 		column, name string
 		value        *string
@@ -112,11 +115,12 @@ func (s *Store) SetResources(ctx context.Context, id string, r Resources) error 
 		if err := fits(field{c.name, *c.value, 36}); err != nil {
 			return err
 		}
-		if err := s.updateInstance(ctx, id, c.column+" = ?", null(*c.value)); err != nil {
-			return err
-		}
+		set, args = append(set, c.column+" = ?"), append(args, null(*c.value))
 	}
-	return nil
+	if len(set) == 0 {
+		return nil
+	}
+	return s.updateInstance(ctx, id, strings.Join(set, ", "), args...)
 }
 
 // updateInstance changes columns of a live instance.

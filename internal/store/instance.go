@@ -174,7 +174,7 @@ func (c session) instances(ctx context.Context, where string, args []any, most i
 		return nil, err
 	}
 	err = c.each(ctx, `SELECT i.id, r.id FROM instances i JOIN instances r ON r.slave_of_id = i.id AND r.deleted = ?
-		WHERE `+where+` ORDER BY r.id`, slices.Concat([]any{false}, args), func(r *sql.Rows) error {
+		WHERE `+where, slices.Concat([]any{false}, args), func(r *sql.Rows) error {
 		var id, replica string
 		if err := r.Scan(&id, &replica); err != nil {
 			return err
@@ -184,6 +184,9 @@ func (c session) instances(ctx context.Context, where string, args []any, most i
 	})
 	if err != nil {
 		return nil, err
+	}
+	for _, i := range out {
+		slices.Sort(i.Replicas) // not ORDER BY: it would make SQLite read every live instance
 	}
 	err = c.each(ctx, `SELECT DISTINCT b.instance_id FROM instances i
 		JOIN backups b ON b.instance_id = i.id AND b.deleted = ? AND b.state IN ('NEW', 'BUILDING', 'SAVING')

@@ -22,8 +22,9 @@ func testInstance(t *testing.T, f *fixture) {
 	before := time.Now().UTC().Truncate(time.Second)
 	f.create(t, i)
 	compute, volume := newID(), newID()
-	ok(t, f.SetResources(ctx, i.ID, store.Resources{ComputeID: &compute}))
+	ok(t, f.SetResources(ctx, i.ID, store.Resources{ComputeID: &compute, VolumeID: &compute}))
 	ok(t, f.SetResources(ctx, i.ID, store.Resources{VolumeID: &volume}))
+	ok(t, f.SetResources(ctx, i.ID, store.Resources{}))
 	ok(t, f.SetFault(ctx, i.ID, trove.Fault{Message: "m", Details: "d"}))
 	seen := trove.ServerObservation{Status: "BUILD", SeenAt: time.UnixMicro(1_700_000_000_123_456).UTC(),
 		Addresses: []trove.Address{{Address: "10.0.0.1", Type: trove.AddressPrivate, Network: "n"}, {Address: "1.2.3.4", Type: trove.AddressPublic}}}

@@ -83,4 +83,10 @@ CREATE TABLE charges (
     PRIMARY KEY (instance_id, resource)
 );
 
-CREATE INDEX instances_slave_of ON instances (slave_of_id);
+-- What lists and shows look up. Without these a show reads every instance and
+-- every fault there ever was.
+CREATE INDEX instances_page ON instances (deleted, id);
+CREATE INDEX instances_tenant_page ON instances (tenant_id, deleted, id);
+CREATE INDEX instances_replicas ON instances (slave_of_id, deleted);
+CREATE INDEX instance_faults_instance ON instance_faults (instance_id, deleted);
+CREATE INDEX backups_of_instance ON backups (instance_id, deleted);
