@@ -1,0 +1,205 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// cgroups makes a memory control group for each instance, so that agent and
+// engine together stay within the flavor. The zero value, for machines that do
+// not let us, makes none.
+type cgroups struct {
+	mount  string
+	parent string // directory; empty: none
+	limit  string // the file that holds the limit
+}
+
+// findCgroups looks for a place where we may make groups: version 1 or 2, below
+// the root of the memory controller, beside our own group, or in it. Tried, not
+// guessed: containers and delegation differ too much.
+func findCgroups(name string, log *slog.Logger) cgroups {
+	b, _ := os.ReadFile("/proc/self/cgroup")
+	own := ownGroups(string(b))
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		if len(f) < 4 {
+			continue
+		}
+		g := cgroups{mount: f[1]}
+		var path string
+		switch {
+		case f[2] == "cgroup" && strings.Contains(","+f[3]+",", ",memory,"):
+			g.limit, path = "memory.limit_in_bytes", own["memory"]
+		case f[2] == "cgroup2":
+			g.limit, path = "memory.max", own[""]
+		default:
+			continue
+		}
+		for _, base := range []string{f[1], filepath.Join(f[1], filepath.Dir(path)), filepath.Join(f[1], path)} {
+			g.parent = filepath.Join(base, name)
+			if g.works() {
+				return g
+			}
+		}
+	}
+	log.Info("memory limits are not enforced: no memory control group may be made here")
+	return cgroups{}
+}
+
+// ownGroups reads /proc/self/cgroup: our groups by controller; "" is version 2.
+func ownGroups(text string) map[string]string {
+	own := map[string]string{}
+	for line := range strings.Lines(text) {
+		if p := strings.SplitN(strings.TrimSpace(line), ":", 3); len(p) == 3 {
+			for ctl := range strings.SplitSeq(p[1], ",") {
+				own[ctl] = p[2]
+			}
+		}
+	}
+	return own
+}
+
+// works tries a group out.
+func (g cgroups) works() bool {
+	if err := os.Mkdir(g.parent, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return false
+	}
+	if g.limit == "memory.max" {
+		// Fails where it is not ours to give; then the limit's file is missing below.
+		_ = os.WriteFile(filepath.Join(filepath.Dir(g.parent), "cgroup.subtree_control"), []byte("+memory"), 0)
+		_ = os.WriteFile(filepath.Join(g.parent, "cgroup.subtree_control"), []byte("+memory"), 0)
+	}
+	probe := filepath.Join(g.parent, "probe-"+strconv.Itoa(os.Getpid()))
+	if err := os.Mkdir(probe, 0o755); err != nil {
+		_ = os.Remove(g.parent)
+		return false
+	}
+	err := os.WriteFile(filepath.Join(probe, g.limit), []byte(strconv.Itoa(1<<30)), 0)
+	_ = os.Remove(probe)
+	if err != nil {
+		_ = os.Remove(g.parent) // stays if it is in use
+	}
+	return err == nil
+}
+
+func (g cgroups) path(id string) string { return filepath.Join(g.parent, id) }
+
+// start starts cmd in the instance's group, with the limit in MiB. Where there
+// are no groups, or this one cannot be made (failed tells why), it is started
+// without.
+func (g cgroups) start(cmd *exec.Cmd, id string, memory int) (failed, err error) {
+	if g.parent == "" {
+		return nil, cmd.Start()
+	}
+	if failed := g.make(id, memory); failed != nil {
+		return failed, cmd.Start()
+	}
+	if g.limit == "memory.max" {
+		dir, failed := os.Open(g.path(id))
+		if failed != nil {
+			return failed, cmd.Start()
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+		return nil, cmd.Start()
+	}
+	// Version 1 has no way to start a process in a group, but threads can be in
+	// groups of their own: ours goes there, starts it and comes back.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // a thread that cannot come back ends here
+		tid := []byte(strconv.Itoa(unix.Gettid()))
+		back, moved := g.tasks()
+		if failed = moved; failed == nil {
+			failed = os.WriteFile(filepath.Join(g.path(id), "tasks"), tid, 0)
+		}
+		err = cmd.Start()
+		if failed != nil || os.WriteFile(back, tid, 0) == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	<-done
+	return failed, err
+}
+
+// tasks gives the file that lists the threads of our own group, version 1.
+func (g cgroups) tasks() (string, error) {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	own, ok := ownGroups(string(b))["memory"]
+	if !ok {
+		return "", errors.New("we are in no memory control group")
+	}
+	path := filepath.Join(g.mount, own, "tasks")
+	if _, err := os.Stat(path); err != nil { // in a container the path may be that of the outside
+		path = filepath.Join(g.mount, "tasks")
+	}
+	return path, nil
+}
+
+// make makes the instance's group.
+func (g cgroups) make(id string, memory int) error {
+	// The parent too: it may have been removed with the last instance.
+	for _, d := range []string{g.parent, g.path(id)} {
+		if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(g.path(id), g.limit), []byte(strconv.Itoa(memory<<20)), 0)
+}
+
+// pids gives the processes in the instance's group.
+func (g cgroups) pids(id string) []int {
+	if g.parent == "" {
+		return nil
+	}
+	b, _ := os.ReadFile(filepath.Join(g.path(id), "cgroup.procs"))
+	var out []int
+	for f := range bytes.FieldsSeq(b) {
+		if n, err := strconv.Atoi(string(f)); err == nil && n > 0 {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// remove takes the instance's group away; its processes have ended, but the
+// kernel may need a moment to see it.
+func (g cgroups) remove(ctx context.Context, id string) error {
+	if g.parent == "" {
+		return nil
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := syscall.Rmdir(g.path(id))
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if !errors.Is(err, syscall.EBUSY) {
+			return &fs.PathError{Op: "rmdir", Path: g.path(id), Err: err}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,322 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/cloud"
+	"github.com/gotrove/gotrove/internal/durable"
+	"github.com/gotrove/gotrove/internal/osloconf"
+	"github.com/gotrove/gotrove/internal/proc"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// configDir is where the agent reads its files, below the instance's root.
+const configDir = "etc/trove/conf.d"
+
+// optionsFile holds what this cloud tells the agent. Its name sorts last, so
+// that it is the last word.
+const optionsFile = "zz-local.conf"
+
+// killLimit bounds how long killed processes may take to be gone.
+const killLimit = 30 * time.Second
+
+// EnsureServer writes the agent's files and has it run.
+func (c *Cloud) EnsureServer(ctx context.Context, s cloud.ServerSpec) (cloud.Server, error) {
+	id := s.InstanceID
+	if err := checkID(id); err != nil {
+		return cloud.Server{}, err
+	}
+	if len(s.Ports) == 0 || len(s.Ports[0].Addresses) == 0 {
+		return cloud.Server{}, trove.Errorf(trove.KindBadRequest, "instance %s has no address", id)
+	}
+	unlock, err := c.lock(ctx, id)
+	if err != nil {
+		return cloud.Server{}, err
+	}
+	defer unlock()
+	var srv server
+	there, err := readJSON(c.path(id, "server.json"), &srv)
+	if err != nil {
+		return cloud.Server{}, err
+	}
+	if !there {
+		srv = server{
+			InstanceID: id, ProjectID: s.ProjectID, Name: s.Name, Manager: s.Manager, Flavor: s.Flavor,
+			Address: s.Ports[0].Addresses[0].Address, VolumeSize: s.Volume.Size, Created: time.Now().UTC(),
+		}
+		if err := os.MkdirAll(c.path(id), 0o711); err != nil {
+			return cloud.Server{}, durable.Explain(err)
+		}
+		if err := c.writeFiles(id, s.Files); err != nil {
+			return cloud.Server{}, err
+		}
+		// From here on the server exists, and the supervisor keeps it running.
+		if err := writeJSON(c.path(id, "server.json"), srv); err != nil {
+			return cloud.Server{}, err
+		}
+	}
+	if _, err := c.ensureAgent(ctx, srv); err != nil {
+		return cloud.Server{}, err
+	}
+	c.setHealth(id, health{running: time.Now()})
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+	return c.view(srv), nil
+}
+
+// writeFiles writes files by their absolute path below the instance's root.
+func (c *Cloud) writeFiles(id string, files map[string][]byte) error {
+	root := c.path(id, "root")
+	// The directories are ours: whoever could replace one would have us write
+	// elsewhere.
+	if err := os.MkdirAll(filepath.Join(root, configDir), 0o755); err != nil {
+		return durable.Explain(err)
+	}
+	for path, data := range files {
+		rel := strings.TrimPrefix(filepath.Clean("/"+path), "/") // Clean keeps .. inside
+		if rel == "" {
+			return trove.Errorf(trove.KindBadRequest, "%q is not the path of a file", path)
+		}
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(rel)), 0o755); err != nil {
+			return durable.Explain(err)
+		}
+		if err := c.writeOwn(filepath.Join(root, rel), data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// options is the file that tells the agent where it is. It is written anew
+// before each start, since our own configuration may have changed.
+func (c *Cloud) options(srv server) ([]byte, error) {
+	id := srv.InstanceID
+	opts := []osloconf.Option{
+		{Name: "runtime", Value: "process"},
+		{Name: "data_dir", Value: c.path(id, "volume")}, // holds data and conf.d
+		{Name: "state_dir", Value: c.path(id, "agent")},
+		{Name: "run_dir", Value: c.runDir(id)},
+		{Name: "log_dir", Value: c.path(id, "log")},
+		{Name: "template_dir", Value: c.o.TemplateDir},
+		{Name: "address", Value: srv.Address},
+		{Name: "volume_size", Value: strconv.Itoa(srv.VolumeSize)}, // GiB
+		{Name: "memory_mb", Value: strconv.Itoa(srv.Flavor.RAM)},
+		{Name: "stop_engine_on_exit", Value: "true"},
+	}
+	if p := c.o.Ports[srv.Manager]; p != 0 {
+		opts = append(opts, osloconf.Option{Name: "port", Value: strconv.Itoa(p)})
+	}
+	if c.o.BinDir != "" {
+		opts = append(opts, osloconf.Option{Name: "bin_dir", Value: c.o.BinDir})
+	}
+	return osloconf.Render(osloconf.Group{Name: "gotrove", Options: opts})
+}
+
+// Server gives the instance's server.
+func (c *Cloud) Server(_ context.Context, o cloud.Owner) (cloud.Server, error) {
+	if err := checkID(o.InstanceID); err != nil {
+		return cloud.Server{}, err
+	}
+	var srv server
+	there, err := readJSON(c.path(o.InstanceID, "server.json"), &srv)
+	if err != nil {
+		return cloud.Server{}, err
+	}
+	if !there {
+		return cloud.Server{}, trove.Errorf(trove.KindNotFound, "instance %s has no server", o.InstanceID)
+	}
+	return c.view(srv), nil
+}
+
+// Servers gives all servers.
+func (c *Cloud) Servers(context.Context) (map[string]cloud.Server, error) {
+	all, err := c.servers()
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]cloud.Server, len(all))
+	for _, srv := range all {
+		out[srv.InstanceID] = c.view(srv)
+	}
+	return out, nil
+}
+
+func (c *Cloud) servers() ([]server, error) {
+	entries, err := os.ReadDir(filepath.Join(c.o.DataDir, "instances"))
+	if err != nil {
+		return nil, durable.Explain(err)
+	}
+	var out []server
+	for _, e := range entries {
+		var srv server
+		there, err := readJSON(c.path(e.Name(), "server.json"), &srv)
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			out = append(out, srv)
+		}
+	}
+	return out, nil
+}
+
+// manyFailures in a row make a server's status ERROR until its agent has
+// settled again; less is a restart that nobody need notice.
+const (
+	manyFailures = 5
+	settled      = 10 * time.Second
+)
+
+func (c *Cloud) view(srv server) cloud.Server {
+	s := cloud.Server{ID: srv.InstanceID, Status: trove.ServerActive, Addresses: c.addresses(srv.Address), Created: srv.Created}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.health[srv.InstanceID]; h.failures >= manyFailures && (h.running.IsZero() || time.Since(h.running) < settled) {
+		s.Status, s.Fault = trove.ServerError, h.fault
+	}
+	return s
+}
+
+func (c *Cloud) setHealth(id string, h health) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.health[id] = h
+}
+
+func (c *Cloud) getHealth(id string) health {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.health[id]
+}
+
+const maxEvidence = 4 << 10
+
+// Evidence gives the ends of the console and of the newest log.
+func (c *Cloud) Evidence(_ context.Context, o cloud.Owner) (string, error) {
+	if err := checkID(o.InstanceID); err != nil {
+		return "", err
+	}
+	files := []string{c.path(o.InstanceID, "console.log")}
+	if newest := newestFile(c.path(o.InstanceID, "log")); newest != "" {
+		files = append(files, newest)
+	}
+	var b strings.Builder
+	for _, f := range files {
+		text, err := tail(f, int64(maxEvidence/len(files)-64))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && text == "" {
+			continue
+		}
+		if err != nil {
+			return "", durable.Explain(err)
+		}
+		fmt.Fprintf(&b, "%s:\n%s\n", filepath.Base(f), strings.TrimRight(text, "\n"))
+	}
+	return b.String(), nil
+}
+
+func newestFile(dir string) string {
+	entries, _ := os.ReadDir(dir)
+	var newest string
+	var at time.Time
+	for _, e := range entries {
+		if st, err := e.Info(); err == nil && st.Mode().IsRegular() && st.Size() > 0 && st.ModTime().After(at) {
+			newest, at = filepath.Join(dir, e.Name()), st.ModTime()
+		}
+	}
+	return newest
+}
+
+// tail gives the last whole lines of a file, at most n bytes.
+func tail(path string, n int64) (string, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	cut := st.Size() > n
+	if cut {
+		if _, err := f.Seek(-n, io.SeekEnd); err != nil {
+			return "", err
+		}
+	}
+	b, err := io.ReadAll(io.LimitReader(f, n))
+	text := strings.ToValidUTF8(string(b), "\uFFFD")
+	if len(text) > int(n) { // replacement grew it
+		text = strings.ToValidUTF8(text[len(text)-int(n):], "")
+		cut = true
+	}
+	if cut {
+		if _, rest, ok := strings.Cut(text, "\n"); ok {
+			text = rest
+		}
+	}
+	return text, err
+}
+
+// DeleteServer ends everything of the instance that runs, at once, and removes
+// what the server had. The volume stays.
+func (c *Cloud) DeleteServer(ctx context.Context, o cloud.Owner) (bool, error) {
+	id := o.InstanceID
+	if err := checkID(id); err != nil {
+		return false, err
+	}
+	unlock, err := c.lock(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	// First the record: nobody starts the agent again.
+	if err := os.Remove(c.path(id, "server.json")); err == nil {
+		if err := durable.SyncDir(c.path(id)); err != nil {
+			return false, err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return false, durable.Explain(err)
+	}
+	c.mu.Lock()
+	delete(c.health, id)
+	c.mu.Unlock()
+	kill, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
+	if err := c.killAll(kill, id); err != nil {
+		return false, err
+	}
+	if err := c.groups.remove(kill, id); err != nil {
+		return false, err
+	}
+	if err := os.RemoveAll(c.runDir(id)); err != nil {
+		return false, durable.Explain(err)
+	}
+	return true, c.remove(id, c.path(id, "handle.json"), c.path(id, "root"), c.path(id, "agent"), c.path(id, "log"), c.path(id, "console.log"), c.path(id, "console.log.1"))
+}
+
+// killAll kills every process of the instance and returns when they are gone.
+func (c *Cloud) killAll(ctx context.Context, id string) error {
+	return proc.Kill(ctx, func() ([]proc.Process, error) {
+		found, err := proc.Tree(instanceTag(id))
+		if err != nil {
+			return nil, err
+		}
+		for _, pid := range c.groups.pids(id) {
+			if h, err := proc.Of(pid); err == nil {
+				found = append(found, proc.Process{Handle: h})
+			}
+		}
+		return found, nil
+	})
+}
