@@ -1,6 +1,8 @@
 package server
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,9 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"crypto/sha256"
-	"encoding/hex"
 
 	"github.com/gotrove/gotrove/internal/osloconf"
 	"github.com/gotrove/gotrove/internal/trove"
@@ -38,10 +37,6 @@ type Config struct {
 	MaxRAM           int    `conf:"DEFAULT.max_ram_per_tenant" default:"-1"`
 	MaxBackups       int    `conf:"DEFAULT.max_backups_per_tenant" default:"50"`
 	PageSize         int    `conf:"DEFAULT.instances_page_size" default:"20"`
-	PostRate         int    `conf:"DEFAULT.http_post_rate" default:"200"`
-	PutRate          int    `conf:"DEFAULT.http_put_rate" default:"200"`
-	DeleteRate       int    `conf:"DEFAULT.http_delete_rate" default:"200"`
-	GetRate          int    `conf:"DEFAULT.http_get_rate" default:"200"`
 
 	DataDir       string   `conf:"gotrove.data_dir" default:""`
 	RunDir        string   `conf:"gotrove.run_dir" default:""`
@@ -52,6 +47,9 @@ type Config struct {
 	GuestAgent    string   `conf:"gotrove.guest_agent" default:""`
 	Flavors       []string `conf:"gotrove.flavor,multi"`
 	Region        string   `conf:"gotrove.region_name" default:"RegionOne"`
+	// Rate is how many requests a minute a project may make with each method;
+	// -1 is any number.
+	Rate int `conf:"gotrove.rate_per_minute" default:"200"`
 }
 
 // defaultFlavors are the sizes a standalone offers: id:name:ram MiB:vcpus:disk GiB.
