@@ -118,3 +118,19 @@ func TestSmoke(t *testing.T) {
 		t.Fatalf("queues: %+v", qs)
 	}
 }
+
+// waitFor polls for a state that nothing signals.
+func waitFor(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}

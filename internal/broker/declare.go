@@ -123,11 +123,13 @@ func checkArguments(queue string, args wire.Table) (expires time.Duration, err e
 			ms, ok := integer(v)
 			switch {
 			case !ok:
-				return 0, invalid(arg, fmt.Sprintf("{unacceptable_type,%s}", amqpType(v)))
-			case ms <= 0:
-				return 0, invalid(arg, "{value_zero_or_less,"+fmt.Sprint(ms)+"}")
+				return 0, invalid(arg, fmt.Sprintf(`"expected integer, got %s"`, amqpType(v)))
+			case ms == 0:
+				return 0, invalid(arg, "{value_zero,0}")
+			case ms < 0:
+				return 0, invalid(arg, fmt.Sprintf("{value_negative,%d}", ms))
 			case ms > maxExpires:
-				return 0, invalid(arg, "{value_too_big,"+fmt.Sprint(ms)+"}")
+				return 0, invalid(arg, fmt.Sprintf("{value_too_large,%d}", ms))
 			}
 			expires = time.Duration(ms) * time.Millisecond
 		case "x-queue-type":
@@ -220,6 +222,9 @@ func equivalentExpires(q *queue, got any) error {
 	if gotInt == haveInt && g == h {
 		return nil
 	}
+	if gotInt && haveInt {
+		return equivalent("queue", q.name, "x-expires", g, h)
+	}
 	return softErr(preconditionFailed, "inequivalent arg 'x-expires' for queue '%s' in vhost '/': received %s but current is %s",
 		q.name, describe(got), describe(q.expiresArg))
 }
@@ -251,12 +256,12 @@ func (ch *channel) bindTarget(queue, exchange, key string, args wire.Table) (bin
 	if len(args) > 0 {
 		return binding{}, hardErr(notImplemented, "binding arguments")
 	}
+	if x == nil {
+		return binding{}, noExchange(exchange)
+	}
 	q, err := c.findQueue(name)
 	if err != nil {
 		return binding{}, err
-	}
-	if x == nil {
-		return binding{}, noExchange(exchange)
 	}
 	return binding{x, q, key}, nil
 }

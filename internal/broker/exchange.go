@@ -185,7 +185,7 @@ func (ch *channel) exchangeDelete(m *wire.ExchangeDelete) error {
 		return err
 	}
 	if isReserved(name) {
-		return softErr(accessRefused, "exchange name '%s' contains reserved prefix 'amq.*'", name)
+		return softErr(accessRefused, "deletion of system exchange '%s' in vhost '/' not allowed", name)
 	}
 	if err := c.mayExchange(c.perms.Configure, name); err != nil {
 		return err

@@ -79,6 +79,9 @@ func (q *queue) publish(m *message) bool {
 	q.published++
 	q.seq++
 	e := &entry{msg: m, seq: q.seq}
+	if m.ttl >= 0 {
+		e.expires = time.Now().Add(m.ttl)
+	}
 	q.bytes += size
 	q.b.bytes += size
 	if q.ready == 0 {
@@ -87,9 +90,6 @@ func (q *queue) publish(m *message) bool {
 			q.deliver(c, e)
 			return true
 		}
-	}
-	if m.ttl >= 0 {
-		e.expires = time.Now().Add(m.ttl)
 	}
 	if q.tail == nil {
 		q.head = e
