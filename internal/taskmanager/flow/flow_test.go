@@ -1,0 +1,459 @@
+package flow_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/store"
+	"github.com/gotrove/gotrove/internal/taskmanager/flow"
+	"github.com/gotrove/gotrove/internal/trove"
+	"github.com/gotrove/gotrove/internal/work"
+	"github.com/gotrove/gotrove/internal/work/worktest"
+)
+
+// end is how a world ends, as far as it must not depend on crashes.
+type end struct {
+	Left       []string
+	Made       map[string]int
+	Users      []string
+	Stopped    bool
+	Operations []string
+	Deleted    bool
+	Task       trove.Task
+	Service    trove.ServiceStatus
+	Server     string
+	Addresses  []trove.Address
+	Compute    string
+	Volume     string
+	Fault      string
+	Root       bool
+	Quota      int
+}
+
+func (w *world) end(ctx context.Context) (any, error) {
+	e := end{Left: w.left(), Made: w.made}
+	ops, err := w.store.Operations(ctx, "i1", 10)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range ops {
+		e.Operations = append(e.Operations, o.Kind+" "+string(o.State)+" "+o.Cause)
+	}
+	if a := w.agents["i1"]; a != nil {
+		e.Users, e.Stopped = a.users, a.stopped
+	}
+	quotas, err := w.store.Quotas(ctx, tenant, trove.QuotaDelta{trove.ResourceInstances: 10, trove.ResourceRAM: 51200, trove.ResourceVolumes: 20})
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range quotas {
+		if q.Resource == trove.ResourceInstances {
+			e.Quota = q.InUse
+		}
+	}
+	inst, err := w.store.Instance(ctx, "i1")
+	if trove.IsKind(err, trove.KindNotFound) {
+		e.Deleted = true
+		return e, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	e.Task, e.Service, e.Server, e.Addresses = inst.Task, inst.Service, inst.Server.Status, inst.Server.Addresses
+	e.Compute, e.Volume = inst.ComputeID, inst.VolumeID
+	if inst.Fault != nil {
+		e.Fault = inst.Fault.Message
+	}
+	root, err := w.store.RootHistory(ctx, "i1")
+	e.Root = root.IsEnabled()
+	return e, err
+}
+
+// ended reports whether so many operations have ended.
+func (w *world) ended(n int) func(ctx context.Context) (bool, error) {
+	return func(ctx context.Context) (bool, error) {
+		ops, err := w.store.Operations(ctx, "i1", 10)
+		return len(ops) == n && !slices.ContainsFunc(ops, func(o trove.Operation) bool { return !o.State.Finished() }), err
+	}
+}
+
+func accept(ctx context.Context, e *work.Engine, kind, request string, state any) error {
+	_, err := e.Accept(ctx, kind, "i1", request, state)
+	return err
+}
+
+// TestKilledEverywhere kills each flow after every step and around every call
+// outside.
+func TestKilledEverywhere(t *testing.T) {
+	t.Parallel()
+	create := func(ctx context.Context, e *work.Engine) error {
+		return accept(ctx, e, flow.KindCreate, "m1", flow.NewCreate(request("i1")))
+	}
+	for name, tc := range map[string]struct {
+		set   func(w *world)
+		begin func(ctx context.Context, w *world, e *work.Engine) error
+		works int
+		check func(t *testing.T, e end)
+	}{
+		"create": {
+			begin: func(ctx context.Context, _ *world, e *work.Engine) error { return create(ctx, e) },
+			check: func(t *testing.T, e end) {
+				if e.Task != trove.TaskNone || e.Service != trove.ServiceHealthy || e.Server != trove.ServerActive ||
+					!slices.Equal(e.Users, []string{"ann:s3cret"}) || !e.Root || len(e.Addresses) != 1 ||
+					e.Compute != "s-i1" || e.Volume != "v-i1" || len(e.Left) != 5 || e.Quota != 1 {
+					t.Errorf("the end of a creation: %+v", e)
+				}
+			}},
+		"create that fails in the guest": {
+			set: func(w *world) { w.ends, w.why = trove.ServiceFailed, "no space left on the volume" },
+			begin: func(ctx context.Context, _ *world, e *work.Engine) error {
+				return create(ctx, e)
+			},
+			check: func(t *testing.T, e end) {
+				if e.Task != trove.TaskErrorTimeoutGuest || len(e.Left) != 0 || !strings.Contains(e.Fault, "no space left") || e.Quota != 1 || e.Compute != "" {
+					t.Errorf("the end of a creation that failed: %+v", e)
+				}
+			}},
+		"create that fails in the cloud": {
+			set: func(w *world) { w.faults["EnsureServer"] = &fault{times: 99, late: true, err: errors.New("no host")} },
+			begin: func(ctx context.Context, _ *world, e *work.Engine) error {
+				return create(ctx, e)
+			},
+			check: func(t *testing.T, e end) {
+				if e.Task != trove.TaskErrorServer || len(e.Left) != 0 || e.Fault != "no host" {
+					t.Errorf("the end of a creation that failed: %+v", e)
+				}
+			}},
+		"create and delete": {
+			works: 2,
+			begin: func(ctx context.Context, w *world, e *work.Engine) error {
+				if err := create(ctx, e); err != nil {
+					return err
+				}
+				return accept(ctx, e, flow.KindDelete, "m2", flow.Delete{})
+			},
+			check: func(t *testing.T, e end) {
+				if !e.Deleted || len(e.Left) != 0 || e.Quota != 0 {
+					t.Errorf("the end of a deletion: %+v", e)
+				}
+			}},
+		"create and restart": {
+			works: 2,
+			begin: func(ctx context.Context, w *world, e *work.Engine) error {
+				if err := create(ctx, e); err != nil {
+					return err
+				}
+				return accept(ctx, e, flow.KindRestart, "m2", flow.Restart{})
+			},
+			check: func(t *testing.T, e end) {
+				if e.Task != trove.TaskNone || e.Service != trove.ServiceHealthy || len(e.Left) != 5 {
+					t.Errorf("the end of a restart: %+v", e)
+				}
+			}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			worktest.Everywhere(t, func(t *testing.T) worktest.World {
+				w := newWorld(t)
+				w.instance("i1")
+				if tc.set != nil {
+					tc.set(w)
+				}
+				return worktest.World{
+					Engine: func(g *worktest.Gate) (*work.Engine, error) { return w.engine(g, nil) },
+					Begin:  func(ctx context.Context, e *work.Engine) error { return tc.begin(ctx, w, e) },
+					Ended:  w.ended(max(1, tc.works)),
+					Result: func(ctx context.Context) (any, error) {
+						got, err := w.end(ctx)
+						if err == nil {
+							tc.check(t, got.(end))
+						}
+						return got, err
+					},
+				}
+			})
+		})
+	}
+}
+
+func TestCreateTellsTheAgentWhoItIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.instance("i1")
+	e := w.run(nil)
+	if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
+		t.Fatal(err)
+	}
+	if op := w.operation("i1"); op.State != trove.OperationDone {
+		t.Fatalf("operation: %+v", op)
+	}
+	info, config := string(w.files["i1"][flow.GuestInfoPath]), string(w.files["i1"][flow.GuestConfigPath])
+	if want := "[DEFAULT]\nguest_id = i1\ndatastore_manager = mariadb\ndatastore_version = 10.11\ntenant_id = tenant-1\n"; info != want {
+		t.Errorf("guest_info.conf:\n%s\nwant\n%s", info, want)
+	}
+	if want := "[DEFAULT]\ntransport_url = wrong\n[gotrove]\nruntime = process\n\n[DEFAULT]\ntransport_url = rabbit://guest-i1:pa%24s$$word@unix/\ncontrol_exchange = trove\n"; config != want {
+		t.Errorf("trove-guestagent.conf:\n%s\nwant\n%s", config, want)
+	}
+}
+
+func TestCreateFailures(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		set     func(w *world)
+		refused string
+		timeout time.Duration
+		task    trove.Task
+		cause   string
+		details string
+	}{
+		"security group": {set: func(w *world) { w.faults["EnsureSecurityGroup"] = &fault{times: 1, err: errors.New("quota of groups")} },
+			task: trove.TaskErrorSecGroup, cause: "quota of groups"},
+		"port":   {set: func(w *world) { w.faults["EnsurePorts"] = &fault{times: 1, late: true, err: errors.New("no address")} }, task: trove.TaskErrorPort, cause: "no address"},
+		"volume": {set: func(w *world) { w.faults["EnsureVolume"] = &fault{times: 1, late: true, err: errors.New("disk full")} }, task: trove.TaskErrorVolume, cause: "disk full"},
+		"server in ERROR": {set: func(w *world) {
+			w.status, w.ends, w.mute, w.why = trove.ServerError, trove.ServiceNew, true, "engine binary missing"
+		},
+			task: trove.TaskErrorTimeoutGuest, cause: "engine binary missing"},
+		"engine": {set: func(w *world) { w.ends, w.console = trove.ServiceFailed, "starting\nport 3306 is taken\n" },
+			task: trove.TaskErrorTimeoutGuest, cause: "port 3306 is taken", details: "starting"},
+		"silent agent": {set: func(w *world) { w.mute, w.console = true, "cannot reach the broker" }, timeout: 300 * time.Millisecond,
+			task: trove.TaskErrorTimeoutGuest, cause: "silent for 300ms. It last wrote: cannot reach the broker"},
+		"server that never starts": {set: func(w *world) { w.mute, w.status = true, trove.ServerBuild }, timeout: 300 * time.Millisecond,
+			task: trove.TaskErrorTimeoutGuest, cause: "BUILD, not ACTIVE"},
+		"agent that does not end": {set: func(w *world) { w.ends = trove.ServiceBuilding }, timeout: 300 * time.Millisecond,
+			task: trove.TaskErrorTimeoutGuest, cause: "still making the database ready"},
+		"unsupported": {refused: "b1", task: trove.TaskErrorServer, cause: "Restoring a backup into a new instance is not supported yet."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.instance("i1")
+			if tc.set != nil {
+				tc.set(w)
+			}
+			e := w.run(func(o *flow.Options) { o.UsageTimeout = tc.timeout })
+			q := request("i1")
+			if tc.refused != "" {
+				q.BackupID = &tc.refused
+			}
+			if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(q)); err != nil {
+				t.Fatal(err)
+			}
+			op := w.operation("i1")
+			inst := w.get("i1")
+			if op.State != trove.OperationFailed || !strings.Contains(op.Cause, tc.cause) {
+				t.Errorf("operation: %+v", op)
+			}
+			if inst.Task != tc.task || inst.Status() != trove.StatusError || inst.Fault == nil || !strings.Contains(inst.Fault.Message, tc.cause) ||
+				!strings.Contains(inst.Fault.Details, tc.details) {
+				t.Errorf("instance: task %#x, status %s, fault %+v", inst.Task, inst.Status(), inst.Fault)
+			}
+			if left := w.left(); len(left) != 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+func TestCreateSurvivesWhatPasses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.instance("i1")
+	away := trove.Errorf(trove.KindUnavailable, "away")
+	for _, call := range []string{"EnsureSecurityGroup", "EnsurePorts", "EnsureVolume", "EnsureGuest", "EnsureServer", "prepare"} {
+		w.faults[call] = &fault{times: 3, late: true, err: away} // had its effect, and nobody heard
+	}
+	e := w.run(nil)
+	if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
+		t.Fatal(err)
+	}
+	if op := w.operation("i1"); op.State != trove.OperationDone {
+		t.Fatalf("operation: %+v", op)
+	}
+	for what, n := range w.made {
+		if n != 1 {
+			t.Errorf("%s was made %d times", what, n)
+		}
+	}
+	if got := w.agents["i1"].users; len(got) != 1 {
+		t.Errorf("prepare was carried out %d times", len(got))
+	}
+}
+
+func TestPrepareIsCastAgainToASilentAgent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.instance("i1")
+	w.mute = true
+	e := w.run(nil)
+	if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(worktest.Patience)
+	for casts := 0; casts < 3; {
+		w.mu.Lock()
+		casts = 0
+		for _, c := range w.calls {
+			if c == "prepare" {
+				casts++
+			}
+		}
+		w.mu.Unlock()
+		if time.Now().After(deadline) {
+			t.Fatalf("prepare was cast %d times", casts)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	w.mu.Lock()
+	w.mute = false
+	w.mu.Unlock()
+	if op := w.operation("i1"); op.State != trove.OperationDone {
+		t.Errorf("operation: %+v", op)
+	}
+}
+
+// TestDeleteDuringBuild deletes at every stage of a creation that would not
+// come to an end by itself.
+func TestDeleteDuringBuild(t *testing.T) {
+	t.Parallel()
+	for _, stage := range []string{"EnsureSecurityGroup", "EnsurePorts", "EnsureVolume", "EnsureGuest", "EnsureServer", "prepare", "waiting"} {
+		t.Run(stage, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.instance("i1")
+			w.mute = true
+			w.faults[stage] = &fault{times: 1 << 30, late: true, err: trove.Errorf(trove.KindUnavailable, "away")}
+			e := w.run(nil)
+			if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
+				t.Fatal(err)
+			}
+			reached := stage
+			if stage == "waiting" {
+				reached = "prepare"
+			}
+			deadline := time.Now().Add(worktest.Patience)
+			for there := false; !there; {
+				w.mu.Lock()
+				there = slices.Contains(w.calls, reached)
+				w.mu.Unlock()
+				if time.Now().After(deadline) {
+					t.Fatal("the stage was not reached")
+				}
+				<-time.After(time.Millisecond)
+			}
+			if err := w.store.BeginDelete(t.Context(), "i1", []store.OutboxRow{{ID: "m2", Topic: "taskmanager", Method: flow.KindDelete, Body: []byte("{}")}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := accept(t.Context(), e, flow.KindDelete, "m2", flow.Delete{}); err != nil {
+				t.Fatal(err)
+			}
+			if op := w.operation("i1"); op.State != trove.OperationDone || op.Kind != flow.KindDelete {
+				t.Errorf("operation: %+v", op)
+			}
+			ops, err := w.store.Operations(t.Context(), "i1", 2)
+			if err != nil || len(ops) != 2 || ops[1].State != trove.OperationCancelled {
+				t.Errorf("the creation: %+v, %v", ops, err)
+			}
+			if _, err := w.store.Instance(t.Context(), "i1"); !trove.IsKind(err, trove.KindNotFound) {
+				t.Errorf("after its deletion: %v", err)
+			}
+			if left := w.left(); len(left) != 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+func TestCreateAfterDeleteMakesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.instance("i1")
+	if err := w.store.BeginDelete(t.Context(), "i1", nil); err != nil {
+		t.Fatal(err)
+	}
+	e := w.run(nil)
+	for message, kind := range map[string]string{"m1": flow.KindCreate, "m2": flow.KindRestart} {
+		state := any(flow.NewCreate(request("i1")))
+		if kind == flow.KindRestart {
+			state = flow.Restart{}
+		}
+		if err := accept(t.Context(), e, kind, message, state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.operation("i1")
+	if len(w.made) != 0 || w.get("i1").Task != trove.TaskDeleting {
+		t.Errorf("made %v, task %v", w.made, w.get("i1").Task)
+	}
+}
+
+func TestDeleteNeverGivesUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.instance("i1")
+	e := w.run(nil)
+	if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
+		t.Fatal(err)
+	}
+	w.operation("i1")
+	for _, call := range []string{"DeleteServer", "DeletePorts", "DeleteVolume", "DeleteSecurityGroup", "RemoveGuest"} {
+		w.faults[call] = &fault{times: 5, err: errors.New("the cloud refuses")}
+	}
+	w.faults["StopDB"] = &fault{times: 99, err: errors.New("the guest refuses")}
+	if err := accept(t.Context(), e, flow.KindDelete, "m2", flow.Delete{}); err != nil {
+		t.Fatal(err)
+	}
+	op := w.operation("i1")
+	if op.State != trove.OperationDone || len(w.left()) != 0 {
+		t.Errorf("operation: %+v, left: %v", op, w.left())
+	}
+	said := slices.ContainsFunc(op.Steps, func(s trove.OperationStep) bool { return strings.Contains(s.Message, "the cloud refuses") })
+	if !said {
+		t.Errorf("nobody was told why it took time: %+v", op.Steps)
+	}
+}
+
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		fault *fault
+		state trove.OperationState
+		cause string
+	}{
+		"done":           {nil, trove.OperationDone, ""},
+		"broker away":    {&fault{times: 3, err: trove.Errorf(trove.KindUnavailable, "away")}, trove.OperationDone, ""},
+		"guest refuses":  {&fault{times: 9, err: trove.Errorf(trove.KindGuest, "cannot bind")}, trove.OperationFailed, "cannot bind"},
+		"guest silent":   {&fault{times: 9, err: trove.Errorf(trove.KindGuestTimeout, "no answer")}, trove.OperationFailed, "no answer"},
+		"broker is away": {&fault{times: 1 << 30, err: trove.Errorf(trove.KindUnavailable, "away")}, trove.OperationFailed, "away"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.instance("i1")
+			e := w.run(func(o *flow.Options) { o.RestartTimeout = 500 * time.Millisecond })
+			if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
+				t.Fatal(err)
+			}
+			w.operation("i1")
+			w.faults["Restart"] = tc.fault
+			restarting := trove.ServiceRestarting
+			if err := w.store.BeginTask(t.Context(), "i1", store.TaskChange{Task: trove.TaskRebooting, Service: &restarting}); err != nil {
+				t.Fatal(err)
+			}
+			if err := accept(t.Context(), e, flow.KindRestart, "m2", flow.Restart{}); err != nil {
+				t.Fatal(err)
+			}
+			op, inst := w.operation("i1"), w.get("i1")
+			if op.State != tc.state || !strings.Contains(op.Cause, tc.cause) || inst.Task != trove.TaskNone {
+				t.Errorf("operation %+v, task %v", op, inst.Task)
+			}
+			if failed := tc.state == trove.OperationFailed; failed != (inst.Fault != nil) {
+				t.Errorf("fault: %+v", inst.Fault)
+			}
+		})
+	}
+}

@@ -1,0 +1,426 @@
+package flow_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/cloud"
+	"github.com/gotrove/gotrove/internal/rpc"
+	"github.com/gotrove/gotrove/internal/rpcapi"
+	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
+	"github.com/gotrove/gotrove/internal/store"
+	"github.com/gotrove/gotrove/internal/taskmanager/flow"
+	"github.com/gotrove/gotrove/internal/trove"
+	"github.com/gotrove/gotrove/internal/work"
+	"github.com/gotrove/gotrove/internal/work/worktest"
+)
+
+const tenant = "tenant-1"
+
+// world is all that outlives a process: the store, a cloud, a bus and agents.
+type world struct {
+	t     *testing.T
+	store *store.Store
+
+	mu      sync.Mutex
+	things  map[string]bool // "server i1", "queue i1"…
+	made    map[string]int  // how often each was made
+	files   map[string]map[string][]byte
+	agents  map[string]*agent
+	faults  map[string]*fault // by name of call
+	calls   []string
+	console string
+	// status is what servers have; mute agents do not take prepare.
+	status string
+	mute   bool
+	// ends is the status an agent reports after prepare, and why.
+	ends trove.ServiceStatus
+	why  string
+}
+
+// agent is what a guest remembers.
+type agent struct {
+	prepared map[string]bool // unique ids handled
+	users    []string
+	stopped  bool
+	restarts int
+}
+
+// fault makes the first so many calls fail, after they had their effect if late.
+type fault struct {
+	times int
+	late  bool
+	err   error
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, store: worktest.Store(t), things: map[string]bool{}, made: map[string]int{}, files: map[string]map[string][]byte{},
+		agents: map[string]*agent{}, faults: map[string]*fault{}, status: trove.ServerActive, ends: trove.ServiceHealthy}
+	return w
+}
+
+// instance writes the row that the API writes.
+func (w *world) instance(id string) {
+	w.t.Helper()
+	v, err := w.store.EnsureVersion(w.t.Context(), trove.DatastoreVersion{DatastoreName: "mariadb", Name: "10.11", Number: "10.11",
+		Manager: "mariadb", Active: true}, true)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.store.CreateInstance(w.t.Context(), store.NewInstance{
+		Instance: &trove.Instance{ID: id, Name: "name", TenantID: tenant, FlavorID: "1", VolumeSize: 2, Task: trove.TaskBuilding,
+			Version: trove.DatastoreVersion{ID: v}},
+		Cost:   trove.QuotaDelta{trove.ResourceInstances: 1, trove.ResourceRAM: 512, trove.ResourceVolumes: 2},
+		Limits: trove.QuotaDelta{trove.ResourceInstances: 10, trove.ResourceRAM: 51200, trove.ResourceVolumes: 20},
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func request(id string) taskmanager.CreateInstance {
+	password := "r00t"
+	return taskmanager.CreateInstance{InstanceID: id, Name: "name", Flavor: rpcapi.Flavor{ID: "1", RAM: 512}, DatastoreManager: "mariadb",
+		Users: rpcapi.Users([]trove.User{{Name: "ann", Password: "s3cret"}}), DSVersion: "10.11", RootPassword: &password}
+}
+
+// do is one call: fails as told, else has its effect.
+func (w *world) do(name string, effect func() error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calls = append(w.calls, name)
+	f := w.faults[name]
+	if f != nil && f.times > 0 {
+		f.times--
+		if f.late {
+			_ = effect()
+		}
+		return f.err
+	}
+	return effect()
+}
+
+func (w *world) ensure(what string) {
+	if !w.things[what] {
+		w.things[what] = true
+		w.made[what]++
+	}
+}
+
+func (w *world) left() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(maps.Keys(w.things))
+}
+
+// engine makes a process's engine.
+func (w *world) engine(g *worktest.Gate, change func(*flow.Options)) (*work.Engine, error) {
+	quiet := slog.New(slog.DiscardHandler)
+	o := flow.Options{PollInterval: 5 * time.Millisecond, StopTimeout: time.Second, CauseGrace: 20 * time.Millisecond, Recast: 20 * time.Millisecond,
+		ControlExchange: "trove", GuestConfig: []byte("[DEFAULT]\ntransport_url = wrong\n[gotrove]\nruntime = process\n"), Log: quiet}
+	if change != nil {
+		change(&o)
+	}
+	f := flow.New(gatedStore{w.store, g}, fakeCloud{w, g}, fakeGuest{w, g}, fakeGuest{w, g}, fakeBus{w, g}, o)
+	return work.New(g.Store(w.store), work.Options{Poll: 50 * time.Millisecond, Log: quiet,
+		Retry: work.Backoff{First: time.Millisecond, Most: 10 * time.Millisecond}}, f.All()...)
+}
+
+// run starts an engine until the test ends.
+func (w *world) run(change func(*flow.Options)) *work.Engine {
+	w.t.Helper()
+	e, err := w.engine(worktest.NewGate(0), change)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	w.t.Cleanup(func() { cancel(); <-ended })
+	return e
+}
+
+// operation waits until the newest operation on an instance has ended.
+func (w *world) operation(id string) trove.Operation {
+	w.t.Helper()
+	deadline := time.After(worktest.Patience)
+	for {
+		ops, err := w.store.Operations(w.t.Context(), id, 1)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if len(ops) == 1 && ops[0].State.Finished() {
+			return ops[0]
+		}
+		select {
+		case <-deadline:
+			w.t.Fatalf("the operation did not end: %+v", ops)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func (w *world) get(id string) *trove.Instance {
+	w.t.Helper()
+	inst, err := w.store.Instance(w.t.Context(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return inst
+}
+
+type fakeCloud struct {
+	w *world
+	g *worktest.Gate
+}
+
+func (c fakeCloud) call(name string, effect func() error) error {
+	return c.g.Do(name, func() error { return c.w.do(name, effect) })
+}
+
+func (c fakeCloud) Flavors(context.Context) ([]trove.Flavor, error) { return nil, nil }
+func (c fakeCloud) Flavor(context.Context, string) (trove.Flavor, error) {
+	return trove.Flavor{}, nil
+}
+func (c fakeCloud) CheckNICs(context.Context, []trove.NIC) error { return nil }
+
+func (c fakeCloud) EnsureSecurityGroup(_ context.Context, o cloud.Owner, rules []cloud.Rule) error {
+	return c.call("EnsureSecurityGroup", func() error {
+		if len(rules) != 1 || rules[0].FirstPort != 3306 || len(rules[0].CIDRs) == 0 {
+			return fmt.Errorf("rules: %+v", rules)
+		}
+		c.w.ensure("group " + o.InstanceID)
+		return nil
+	})
+}
+
+func (c fakeCloud) EnsurePorts(_ context.Context, o cloud.Owner, _ []trove.NIC, _ trove.Access) (ports []cloud.Port, err error) {
+	err = c.call("EnsurePorts", func() error {
+		c.w.ensure("port " + o.InstanceID)
+		return nil
+	})
+	return []cloud.Port{{ID: "p", Addresses: address(o.InstanceID)}}, err
+}
+
+func address(string) []trove.Address {
+	return []trove.Address{{Address: "127.20.0.9", Type: trove.AddressPrivate, Network: "local"}}
+}
+
+func (c fakeCloud) EnsureVolume(_ context.Context, o cloud.Owner, size int, _ string) (v cloud.Volume, err error) {
+	err = c.call("EnsureVolume", func() error {
+		was := c.w.things["volume "+o.InstanceID]
+		c.w.ensure("volume " + o.InstanceID)
+		v = cloud.Volume{ID: "v-" + o.InstanceID, Size: size, Ready: was} // ready when asked again
+		return nil
+	})
+	return v, err
+}
+
+func (c fakeCloud) EnsureServer(_ context.Context, s cloud.ServerSpec) (server cloud.Server, err error) {
+	err = c.call("EnsureServer", func() error {
+		if s.ProjectID != tenant || s.Flavor.RAM != 512 || len(s.Ports) != 1 || s.Volume.ID == "" {
+			return fmt.Errorf("spec: %+v", s)
+		}
+		c.w.ensure("server " + s.InstanceID)
+		c.w.files[s.InstanceID] = s.Files
+		if c.w.agents[s.InstanceID] == nil {
+			c.w.agents[s.InstanceID] = &agent{prepared: map[string]bool{}}
+		}
+		server = cloud.Server{ID: "s-" + s.InstanceID, Status: c.w.status, Addresses: address(s.InstanceID)}
+		return nil
+	})
+	return server, err
+}
+
+func (c fakeCloud) Server(_ context.Context, o cloud.Owner) (cloud.Server, error) {
+	if err := c.g.Alive(); err != nil {
+		return cloud.Server{}, err
+	}
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	if !c.w.things["server "+o.InstanceID] {
+		return cloud.Server{}, trove.Errorf(trove.KindNotFound, "no server")
+	}
+	return cloud.Server{ID: "s-" + o.InstanceID, Status: c.w.status, Addresses: address(o.InstanceID), Fault: c.w.why}, nil
+}
+
+func (c fakeCloud) Servers(context.Context) (map[string]cloud.Server, error) { return nil, nil }
+
+func (c fakeCloud) Evidence(context.Context, cloud.Owner) (string, error) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	return c.w.console, c.g.Alive()
+}
+
+func (c fakeCloud) remove(name, what string) error {
+	return c.call(name, func() error { delete(c.w.things, what); return nil })
+}
+
+// DeleteServer and DeleteVolume take a while: gone when asked again.
+func (c fakeCloud) DeleteServer(_ context.Context, o cloud.Owner) (gone bool, err error) {
+	err = c.call("DeleteServer", func() error {
+		gone = !c.w.things["server "+o.InstanceID]
+		delete(c.w.things, "server "+o.InstanceID)
+		delete(c.w.agents, o.InstanceID)
+		return nil
+	})
+	return gone, err
+}
+
+func (c fakeCloud) DeleteVolume(_ context.Context, o cloud.Owner) (gone bool, err error) {
+	err = c.call("DeleteVolume", func() error {
+		if c.w.things["server "+o.InstanceID] {
+			return fmt.Errorf("in use")
+		}
+		gone = !c.w.things["volume "+o.InstanceID]
+		delete(c.w.things, "volume "+o.InstanceID)
+		return nil
+	})
+	return gone, err
+}
+
+func (c fakeCloud) DeletePorts(_ context.Context, o cloud.Owner) error {
+	return c.remove("DeletePorts", "port "+o.InstanceID)
+}
+
+func (c fakeCloud) DeleteSecurityGroup(_ context.Context, o cloud.Owner) error {
+	return c.remove("DeleteSecurityGroup", "group "+o.InstanceID)
+}
+
+type fakeBus struct {
+	w *world
+	g *worktest.Gate
+}
+
+func (b fakeBus) EnsureGuest(_ context.Context, id string) (url string, err error) {
+	err = b.g.Do("EnsureGuest", func() error {
+		return b.w.do("EnsureGuest", func() error { b.w.ensure("login " + id); return nil })
+	})
+	return "rabbit://guest-" + id + ":pa%24s$word@unix/", err
+}
+
+func (b fakeBus) RemoveGuest(_ context.Context, id string) error {
+	return b.g.Do("RemoveGuest", func() error {
+		return b.w.do("RemoveGuest", func() error { delete(b.w.things, "login "+id); return nil })
+	})
+}
+
+type fakeGuest struct {
+	w *world
+	g *worktest.Gate
+}
+
+// Cast is prepare: the agent carries it out and its heartbeats arrive.
+func (f fakeGuest) Cast(ctx context.Context, m rpc.Message) error {
+	return f.g.Do("prepare", func() error {
+		id, ok := strings.CutPrefix(m.Topic, "guestagent.")
+		if !ok || m.Method != "prepare" {
+			return fmt.Errorf("cast %s to %s", m.Method, m.Topic)
+		}
+		var heartbeat bool
+		err := f.w.do("prepare", func() error {
+			a := f.w.agents[id]
+			if a == nil || f.w.mute || a.prepared[m.UniqueID] {
+				return nil
+			}
+			a.prepared[m.UniqueID] = true
+			for _, u := range m.Args["users"].([]rpcapi.User) {
+				a.users = append(a.users, u.Name+":"+*u.Password)
+			}
+			heartbeat = true
+			return nil
+		})
+		if heartbeat {
+			// Not the sending process's: it arrives even if that is dead.
+			if f.w.why != "" && f.w.ends == trove.ServiceFailed {
+				if err := f.w.store.SetFault(ctx, id, trove.Fault{Message: f.w.why}); err != nil {
+					f.w.t.Error(err)
+				}
+			}
+			f.w.heartbeat(id, f.w.ends)
+		}
+		return err
+	})
+}
+
+func (w *world) heartbeat(id string, st trove.ServiceStatus) {
+	if _, err := w.store.Heartbeat(context.Background(), id, store.Beat{Status: &st}); err != nil && !trove.IsKind(err, trove.KindNotFound) {
+		w.t.Error(err)
+	}
+}
+
+func (f fakeGuest) Restart(_ context.Context, id string) error {
+	return f.g.Do("Restart", func() error {
+		err := f.w.do("Restart", func() error { f.w.agents[id].restarts++; return nil })
+		if err == nil {
+			f.w.heartbeat(id, trove.ServiceHealthy)
+		}
+		return err
+	})
+}
+
+func (f fakeGuest) StopDB(_ context.Context, id string) error {
+	return f.g.Do("StopDB", func() error {
+		return f.w.do("StopDB", func() error { f.w.agents[id].stopped = true; return nil })
+	})
+}
+
+func (f fakeGuest) Ping(context.Context, string) error {
+	return f.w.do("Ping", func() error {
+		if f.w.mute {
+			return trove.Errorf(trove.KindGuestTimeout, "no answer")
+		}
+		return nil
+	})
+}
+
+// gatedStore is the store of one process; what it writes are passages.
+type gatedStore struct {
+	s *store.Store
+	g *worktest.Gate
+}
+
+func (d gatedStore) Instance(ctx context.Context, id string) (*trove.Instance, error) {
+	if err := d.g.Alive(); err != nil {
+		return nil, err
+	}
+	return d.s.Instance(ctx, id)
+}
+
+func (d gatedStore) SetTask(ctx context.Context, id string, task trove.Task) error {
+	return d.g.Do("SetTask", func() error { return d.s.SetTask(ctx, id, task) })
+}
+
+func (d gatedStore) SetServiceStatus(ctx context.Context, id string, st trove.ServiceStatus) error {
+	return d.g.Do("SetServiceStatus", func() error { return d.s.SetServiceStatus(ctx, id, st) })
+}
+
+func (d gatedStore) SetResources(ctx context.Context, id string, r store.Resources) error {
+	return d.g.Do("SetResources", func() error { return d.s.SetResources(ctx, id, r) })
+}
+
+func (d gatedStore) SetFault(ctx context.Context, id string, f trove.Fault) error {
+	return d.g.Do("SetFault", func() error { return d.s.SetFault(ctx, id, f) })
+}
+
+func (d gatedStore) ClearFault(ctx context.Context, id string) error {
+	return d.g.Do("ClearFault", func() error { return d.s.ClearFault(ctx, id) })
+}
+
+func (d gatedStore) SetRoot(ctx context.Context, id, user string, enabled bool) error {
+	return d.g.Do("SetRoot", func() error { return d.s.SetRoot(ctx, id, user, enabled) })
+}
+
+func (d gatedStore) Observe(ctx context.Context, seen map[string]trove.ServerObservation) error {
+	return d.g.Do("Observe", func() error { return d.s.Observe(ctx, seen) })
+}
+
+func (d gatedStore) FinishDelete(ctx context.Context, id string) error {
+	return d.g.Do("FinishDelete", func() error { return d.s.FinishDelete(ctx, id) })
+}
