@@ -388,7 +388,9 @@ func nasty(t *testing.T, s *suite) {
 
 func reserved(t *testing.T, s *suite) {
 	i := s.started(t)
-	twice(t, "CreateUser", func() error { return i.engine.CreateUser(t.Context(), trove.User{Name: "user", Password: "x-Passw0rd"}) })
+	twice(t, "CreateUser", func() error {
+		return i.engine.CreateUser(t.Context(), trove.User{Name: "user", Password: "x-Passw0rd"})
+	})
 	name := "name"
 	for _, d := range s.ReservedDatabases {
 		wantKind(t, "CreateDatabase "+d, i.engine.CreateDatabase(t.Context(), trove.Database{Name: d}), trove.KindBadRequest)

@@ -194,7 +194,8 @@ func syncTree(dir string) error {
 	return each(dirs, opened("sync", unix.Fsync))
 }
 
-func syncDir(path string) error { return opened("sync", unix.Fsync)(path) }
+// SyncDir makes the names in a directory durable.
+func SyncDir(path string) error { return opened("sync", unix.Fsync)(path) }
 
 // opened makes a function of descriptors one of paths.
 func opened(op string, f func(fd int) error) func(path string) error {

@@ -89,7 +89,7 @@ func Make(ctx context.Context, dst string, fill func(dir string) error) (err err
 	if err := unix.Rename(part, dst); err != nil {
 		return Explain(err, dst)
 	}
-	return Explain(syncDir(filepath.Dir(dst)), dst)
+	return Explain(SyncDir(filepath.Dir(dst)), dst)
 }
 
 // Copy makes dst a copy of the template. prepare, unless nil, changes the copy
@@ -173,6 +173,20 @@ func Explain(err error, path string) error {
 			WithAction("give user %d the right to write in %s", os.Geteuid(), filepath.Dir(path))
 	}
 	return fmt.Errorf("make %s: %w", path, err)
+}
+
+// Room fails when the file system of path has fewer than need bytes free:
+// programs that meet a full disk half-way say so in ways nobody can read. The
+// error is for Explain, which Make calls.
+func Room(path string, need uint64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return err
+	}
+	if st.Bavail*uint64(st.Bsize) < need {
+		return fmt.Errorf("%d MiB are needed: %w", need>>20, syscall.ENOSPC)
+	}
+	return nil
 }
 
 func full(err error, path string) error {

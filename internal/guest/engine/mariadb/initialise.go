@@ -1,0 +1,216 @@
+package mariadb
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/guest/engine/template"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// recipe is counted up whenever what build makes changes, so that no older
+// template is used.
+const recipe = 1
+
+// buildTime bounds making the system tables on a slow disk.
+const buildTime = 10 * time.Minute
+
+// room is what a data directory needs.
+const room = 40 << 20
+
+// maxSocket is how long the path of a Unix socket may be.
+const maxSocket = 107
+
+// noAccounts leaves only the account the server's own views run as, which is
+// locked: the installer makes a root without a password on every address of
+// the machine.
+const noAccounts = `DELETE FROM mysql.global_priv WHERE User <> 'mariadb.sys';
+DELETE FROM mysql.db;
+DELETE FROM mysql.proxies_priv;
+`
+
+// Initialise makes what the server needs. The data directory comes last, so
+// that once it is there everything is.
+func (e *Engine) Initialise(ctx context.Context) error {
+	programs, err := Find(e.set.BinDir)
+	if err != nil {
+		return err
+	}
+	if n := len(e.socket()); n > maxSocket {
+		return trove.Errorf(trove.KindGuest, "the path of the socket %s has %d characters, %d are possible", e.socket(), n, maxSocket).
+			WithAction("use a shorter run directory")
+	}
+	made, err := e.Initialised()
+	if err != nil {
+		return err
+	}
+	if !made {
+		if err := e.portFree(); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{filepath.Dir(e.set.DataDir), e.set.SecretsDir, e.set.ConfigDir, e.set.RunDir, e.set.LogDir, e.tmpDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return template.Explain(err, e.set.DataDir)
+		}
+	}
+	if err := e.administrator(made); err != nil {
+		return err
+	}
+	if err := e.configureBase(); err != nil {
+		return err
+	}
+	if made {
+		return nil
+	}
+	return e.makeData(ctx, programs)
+}
+
+// portFree tells early, and by name, what would keep the server from starting.
+func (e *Engine) portFree() error {
+	at := net.JoinHostPort(e.set.Address, strconv.Itoa(e.set.Port))
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		return trove.Errorf(trove.KindConflict, "MariaDB cannot listen on %s: %w", at, err).
+			WithAction("end the program that listens there, or give the instance another address")
+	}
+	return l.Close()
+}
+
+func (e *Engine) makeData(ctx context.Context, p Programs) error {
+	version, err := p.Version(ctx)
+	if err != nil {
+		return err
+	}
+	if !serves(version, e.set.Version) {
+		return trove.Errorf(trove.KindGuest, "MariaDB %s is wanted but %s is %s", e.set.Version, p.Server, version).
+			WithAction("use a datastore version that is installed, or install MariaDB %s", e.set.Version)
+	}
+	build := func(dir string) error { return build(ctx, p, dir) }
+	if e.set.TemplateDir == "" {
+		return template.Make(ctx, e.set.DataDir, build)
+	}
+	from, err := template.Ensure(ctx, e.set.TemplateDir, fmt.Sprintf("%s-%s-r%d", Manager, version, recipe), build)
+	if err != nil {
+		return err
+	}
+	return template.Copy(ctx, from, e.set.DataDir, nil)
+}
+
+// build makes a data directory with the system tables and no accounts.
+func build(ctx context.Context, p Programs, dir string) error {
+	if err := template.Room(dir, room); err != nil {
+		return err
+	}
+	extra, err := os.CreateTemp("", "gotrove-*.sql")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(extra.Name()) //nolint:errcheck // it holds nothing secret
+	_, err = extra.WriteString(noAccounts)
+	if err := errors.Join(err, extra.Close()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, buildTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, p.InstallDB, "--no-defaults", "--datadir="+dir, "--extra-file="+extra.Name(),
+		"--skip-test-db", "--skip-name-resolve", "--force", "--auth-root-authentication-method=normal",
+		"--innodb-log-file-size="+strconv.Itoa(templateRedo),
+		// The whole directory is made durable afterwards.
+		"--innodb-flush-method=nosync")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Dir = dir
+	// A script that runs the server: both go when we are told to stop.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return trove.Errorf(trove.KindGuest, "%s cannot make the system tables: %w: %s", p.InstallDB, err, lastLines(out.String()))
+	}
+	return nil
+}
+
+func lastLines(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], " / ")
+}
+
+// administrator sees to it that the administrator's password is known and that
+// the server is told it when it starts. A password that is there is in force
+// with the data directory that is there; a new directory gets a new one.
+func (e *Engine) administrator(made bool) error {
+	if made {
+		_, err := e.password()
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	password := newPassword()
+	account := "'" + administrator + "'@'localhost'"
+	// Each line is one statement, and the server goes on after one that fails.
+	statements := "SET SESSION sql_log_off=1;\nSET SESSION sql_log_bin=0;\n" +
+		"CREATE OR REPLACE USER " + account + " IDENTIFIED BY '" + password + "';\n" +
+		"GRANT ALL PRIVILEGES ON *.* TO " + account + " WITH GRANT OPTION;\n"
+	// First what the server reads, then what we read: with the second there,
+	// the first has been.
+	if err := writeFile(e.initFile(), statements); err != nil {
+		return err
+	}
+	return writeFile(e.adminFile(), "[client]\nuser = "+administrator+"\npassword = "+password+"\nhost = localhost\n")
+}
+
+// password is the administrator's.
+func (e *Engine) password() (string, error) {
+	b, err := os.ReadFile(e.adminFile())
+	if err != nil {
+		return "", template.Explain(err, e.adminFile())
+	}
+	for line := range strings.Lines(string(b)) {
+		if key, value, ok := strings.Cut(line, "="); ok && strings.TrimSpace(key) == "password" {
+			return strings.TrimSpace(value), nil
+		}
+	}
+	return "", trove.Errorf(trove.KindGuest, "%s holds no password", e.adminFile()).
+		WithAction("remove it and restart the instance: a new one is made")
+}
+
+// newPassword makes 36 random letters and digits, as the original does.
+func newPassword() string { return (rand.Text() + rand.Text())[:36] }
+
+// writeFile writes a file only its owner may read, all of it or nothing.
+func writeFile(path, content string) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // 0600
+	if err != nil {
+		return template.Explain(err, path)
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(tmp.Name())
+			err = template.Explain(err, path)
+		}
+	}()
+	_, err = tmp.WriteString(content)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	return template.SyncDir(filepath.Dir(path))
+}
