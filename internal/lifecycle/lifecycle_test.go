@@ -76,6 +76,7 @@ func TestRestartBacksOff(t *testing.T) {
 		if err := g.Wait(ctx); err != nil {
 			t.Error(err)
 		}
+		_ = g.Stop(t.Context())
 		if len(runs) != 12 {
 			t.Fatalf("%d runs", len(runs))
 		}
@@ -87,7 +88,6 @@ func TestRestartBacksOff(t *testing.T) {
 		if d := runs[11].Sub(runs[10]); d < 15*time.Second {
 			t.Errorf("waited only %s before the last run", d)
 		}
-		_ = g.Stop(t.Context())
 	})
 }
 
