@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -212,14 +211,3 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.S
 // EndStreams ends the event streams and lets no new one begin, so that an
 // http.Server can shut down: give it to RegisterOnShutdown.
 func (s *Server) EndStreams() { s.endOnce.Do(func() { close(s.ended) }) }
-
-// Routes lists what the API answers to, as "METHOD path", for documentation and
-// checks; {project} stands for the caller's project.
-func (s *Server) Routes() []string {
-	var out []string
-	for _, r := range s.table() {
-		out = append(out, r.method+" "+prefix+"{project}/"+r.path)
-	}
-	slices.Sort(out)
-	return out
-}

@@ -222,7 +222,26 @@ type harness struct {
 	cloud  *fakeCloud
 	tokens *tokens
 	clock  *clock
-	logs   *bytes.Buffer
+	logs   *logs
+	path   string // the database's file
+}
+
+// logs is what the service logged.
+type logs struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logs) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 const (
@@ -235,7 +254,7 @@ const (
 func newHarness(t *testing.T, configure ...func(*api.Config)) *harness {
 	t.Helper()
 	h := &harness{
-		t: t, clock: &clock{t: start}, tokens: &tokens{}, logs: &bytes.Buffer{},
+		t: t, clock: &clock{t: start}, tokens: &tokens{}, logs: &logs{}, path: filepath.Join(t.TempDir(), "trove.sqlite"),
 		guest: &guests{users: map[string]*rpcapi.User{}},
 		cloud: &fakeCloud{flavors: []trove.Flavor{
 			{ID: "1", Name: "m1.tiny", RAM: 512, VCPUs: 1, Disk: 1},
@@ -247,7 +266,7 @@ func newHarness(t *testing.T, configure ...func(*api.Config)) *harness {
 	}
 	ctx := t.Context()
 	var err error
-	if h.store, err = store.Open(ctx, store.Config{Path: filepath.Join(t.TempDir(), "trove.sqlite"), Clock: h.clock.now}); err != nil {
+	if h.store, err = store.Open(ctx, store.Config{Path: h.path, Clock: h.clock.now}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.store.Close() })
@@ -443,5 +462,12 @@ func golden(t *testing.T, name, text string) {
 	}
 	if got != string(want) {
 		t.Errorf("%s differs; run with -update if it is meant\n got %s\nwant %s", name, got, want)
+	}
+}
+
+func (a answer) decode(t *testing.T, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(a.text), v); err != nil {
+		t.Fatalf("%v: %s", err, a.text)
 	}
 }
