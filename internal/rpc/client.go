@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,7 +34,7 @@ type ClientOptions struct {
 	ReplyExchange string
 	// Passive: declare nothing, only check that the exchange is there.
 	Passive bool
-	// MaxBody bounds a reply, in bytes; 0 is wire.DefaultMaxBody.
+	// MaxBody bounds a request and a reply, in bytes; 0 is wire.DefaultMaxBody.
 	MaxBody int
 	Log     *slog.Logger
 }
@@ -193,6 +194,9 @@ func (c *Client) publishing(m Message, r wire.Request) (amqp.Publishing, error) 
 	body, err := wire.EncodeRequest(r)
 	if err != nil {
 		return amqp.Publishing{}, trove.Errorf(trove.KindInternal, "%s: %w", m.Method, err)
+	}
+	if limit := cmp.Or(max(0, c.opt.MaxBody), wire.DefaultMaxBody); len(body) > limit {
+		return amqp.Publishing{}, trove.Errorf(trove.KindBadRequest, "%s: a message of %d bytes, at most %d", m.Method, len(body), limit)
 	}
 	p := amqp.Publishing{
 		Exchange:    amqp.Exchange{Name: c.opt.Exchange, Passive: c.opt.Passive},

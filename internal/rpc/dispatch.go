@@ -13,63 +13,64 @@ import (
 )
 
 // take handles one delivery to its end.
-func (l *listener) take(listen, work context.Context, d amqp091.Delivery) {
-	r, err := l.decode(d)
+func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
+	r, err := s.decode(d)
 	if err != nil {
-		l.log.WarnContext(listen, "rpc: request rejected", "error", err, "sender", d.UserId)
-		l.acknowledged(d.Reject(false))
+		s.log.WarnContext(listen, "rpc: request rejected", "error", err, "sender", d.UserId)
+		s.acknowledged(d.Reject(false))
 		return
 	}
 	call := r.MsgID != ""
+	id := keyOf(d.UserId, r.UniqueID)
 	ctx := WithContext(work, contextFromWire(r.Context))
-	switch l.seen.begin(r.UniqueID) {
+	switch s.seen.begin(id) {
 	case stateDone:
-		l.log.DebugContext(ctx, "rpc: duplicate dropped", "method", r.Method, "unique_id", r.UniqueID)
-		l.acknowledged(d.Ack(false))
+		s.log.DebugContext(ctx, "rpc: duplicate dropped", "method", r.Method, "unique_id", r.UniqueID)
+		s.acknowledged(d.Ack(false))
 		return
 	case stateRunning:
 		// Delivered again after a lost connection, while the first
 		// delivery is still being handled: how that ends is not known yet.
 		if call {
-			l.acknowledged(d.Ack(false))
+			s.acknowledged(d.Ack(false))
 			return
 		}
-		l.requeue(listen, d)
+		s.requeue(listen, d)
 		return
 	case stateNew:
 	}
 	if call {
 		if err := d.Ack(false); err != nil {
 			// The broker will hand it out again.
-			l.seen.end(r.UniqueID, false)
+			s.seen.end(id, false)
 			return
 		}
 	}
 	in := &Incoming{Method: r.Method, Version: r.Version, Namespace: r.Namespace, Args: r.Args,
 		UniqueID: r.UniqueID, Call: call, Sender: d.UserId}
 	if call {
-		l.serveCall(listen, ctx, r, in)
+		s.serveCall(listen, ctx, r, in)
+		s.seen.end(id, true)
 		return
 	}
-	_, err = l.handle(ctx, in)
+	_, err = s.handle(ctx, in)
 	again := trove.IsKind(err, trove.KindUnavailable) || err != nil && work.Err() != nil
-	l.seen.end(r.UniqueID, !again)
+	s.seen.end(id, !again)
 	switch {
 	case again:
-		l.log.WarnContext(ctx, "rpc: cast will be delivered again", "method", r.Method, "unique_id", r.UniqueID, "error", err)
-		l.requeue(listen, d)
+		s.log.WarnContext(ctx, "rpc: cast will be delivered again", "method", r.Method, "unique_id", r.UniqueID, "error", err)
+		s.requeue(listen, d)
 		return
 	case err != nil:
-		l.log.ErrorContext(ctx, "rpc: cast failed", "method", r.Method, "unique_id", r.UniqueID, "error", err)
+		s.log.ErrorContext(ctx, "rpc: cast failed", "method", r.Method, "unique_id", r.UniqueID, "error", err)
 	}
-	l.acknowledged(d.Ack(false))
+	s.acknowledged(d.Ack(false))
 }
 
-func (l *listener) serveCall(listen, ctx context.Context, r wire.Request, in *Incoming) {
-	stop := l.replies.heartbeat(listen, ctx, r)
-	result, err := l.handle(ctx, in)
+func (s *Server) serveCall(listen, ctx context.Context, r wire.Request, in *Incoming) {
+	stop := s.replies.heartbeat(listen, ctx, r)
+	result, err := s.handle(ctx, in)
 	stop()
-	l.seen.end(r.UniqueID, true)
 	reply := wire.Reply{MsgID: r.MsgID, UniqueID: newID(), Ending: true}
 	if err == nil {
 		if reply.Result, err = json.Marshal(result); err != nil {
@@ -77,35 +78,35 @@ func (l *listener) serveCall(listen, ctx context.Context, r wire.Request, in *In
 		}
 	}
 	if err != nil {
-		l.log.InfoContext(ctx, "rpc: call failed", "method", r.Method, "unique_id", r.UniqueID, "error", err)
+		s.log.InfoContext(ctx, "rpc: call failed", "method", r.Method, "unique_id", r.UniqueID, "error", err)
 		reply.Result, reply.Failure = nil, failureOf(err)
 	}
-	l.replies.send(listen, ctx, r.ReplyQueue, reply)
+	s.replies.send(listen, ctx, r.ReplyQueue, reply)
 }
 
 // handle calls the handler. One that panics fails its request, not the others.
-func (l *listener) handle(ctx context.Context, in *Incoming) (result any, err error) {
+func (s *Server) handle(ctx context.Context, in *Incoming) (result any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			l.log.ErrorContext(ctx, "rpc: handler panicked", "method", in.Method, "panic", p, "stack", string(debug.Stack()))
+			s.log.ErrorContext(ctx, "rpc: handler panicked", "method", in.Method, "panic", p, "stack", string(debug.Stack()))
 			err = fmt.Errorf("%s: panic", in.Method)
 		}
 	}()
-	return l.handler.Handle(ctx, in)
+	return s.handler.Handle(ctx, in)
 }
 
 // requeue gives a delivery back after a while, without holding up a worker.
 // The prefetch bounds how many wait; the end of listening ends their wait.
-func (l *listener) requeue(listen context.Context, d amqp091.Delivery) {
-	l.delayed.Go(func() {
-		pause(listen, jitter(l.opt.RequeueDelay))
-		l.acknowledged(d.Nack(false, true))
+func (s *Server) requeue(listen context.Context, d amqp091.Delivery) {
+	s.delayed.Go(func() {
+		pause(listen, jitter(s.opt.RequeueDelay))
+		s.acknowledged(d.Nack(false, true))
 	})
 }
 
 // acknowledged logs that the broker could not be told: it will deliver again.
-func (l *listener) acknowledged(err error) {
+func (s *Server) acknowledged(err error) {
 	if err != nil {
-		l.log.Debug("rpc: not acknowledged, will be delivered again", "error", err)
+		s.log.Debug("rpc: not acknowledged, will be delivered again", "error", err)
 	}
 }

@@ -1,6 +1,9 @@
 package rpc
 
-import "sync"
+import (
+	"crypto/sha256"
+	"sync"
+)
 
 // seenIDs is how many unique ids of handled requests a server remembers.
 const seenIDs = 4096
@@ -16,20 +19,31 @@ const (
 // seen remembers the requests that run and the last ones that were handled.
 type seen struct {
 	mu      sync.Mutex
-	running map[string]bool
-	done    map[string]bool
-	ring    []string // of done, oldest at next
+	running map[requestKey]bool
+	done    map[requestKey]bool
+	ring    []requestKey // of done, oldest at next
 	next    int
 }
 
+// requestKey stands for a unique id and who sent it: nobody can use up the ids
+// of another, nor fill memory with long ones. The zero key is of a request
+// without an id, which is always new.
+type requestKey [sha256.Size]byte
+
+func keyOf(sender, id string) requestKey {
+	if id == "" {
+		return requestKey{}
+	}
+	return sha256.Sum256([]byte(sender + "\x00" + id))
+}
+
 func newSeen(n int) *seen {
-	return &seen{running: map[string]bool{}, done: make(map[string]bool, n), ring: make([]string, n)}
+	return &seen{running: map[requestKey]bool{}, done: map[requestKey]bool{}, ring: make([]requestKey, n)}
 }
 
 // begin tells what is known of id and, if that is nothing, notes that it runs.
-// A request without an id is always new.
-func (s *seen) begin(id string) requestState {
-	if id == "" {
+func (s *seen) begin(id requestKey) requestState {
+	if id == (requestKey{}) {
 		return stateNew
 	}
 	s.mu.Lock()
@@ -46,8 +60,8 @@ func (s *seen) begin(id string) requestState {
 
 // end notes that id runs no more: it is handled, or is to be forgotten because
 // it comes again.
-func (s *seen) end(id string, handled bool) {
-	if id == "" {
+func (s *seen) end(id requestKey, handled bool) {
+	if id == (requestKey{}) {
 		return
 	}
 	s.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
@@ -65,11 +66,19 @@ type Server struct {
 	seen    *seen
 	replies *replier
 
+	// The workers outlive connections: one that is lost must not make all wait
+	// for the longest request that runs.
+	jobs    chan amqp091.Delivery
+	workers sync.WaitGroup
+	delayed sync.WaitGroup // casts that wait to be given back
+	settled sync.Once
+
 	stop    context.CancelFunc // no new requests
 	abort   context.CancelFunc // ends those that run
 	done    chan struct{}
 	ready   chan struct{}
 	isReady sync.Once
+	lastErr atomic.Pointer[error] // why it last was not listening
 }
 
 // NewServer starts a server on conn, which the caller keeps and closes after
@@ -90,17 +99,36 @@ func NewServer(conn *amqp.Conn, h Handler, opt ServerOptions) *Server {
 	work, abort := context.WithCancel(context.Background())
 	s := &Server{
 		conn: conn, handler: h, opt: opt, log: opt.Log.With("topic", opt.Topic), seen: newSeen(seenIDs),
+		jobs: make(chan amqp091.Delivery),
 		stop: stop, abort: abort, done: make(chan struct{}), ready: make(chan struct{}),
 	}
 	s.replies = newReplier(conn, opt, s.log)
+	for range opt.Workers {
+		s.workers.Go(func() {
+			for d := range s.jobs {
+				s.take(listen, work, d)
+			}
+		})
+	}
 	go func() {
 		defer close(s.done)
 		defer abort()
-		defer s.replies.finish()
-		retry(listen, func() error { return s.serve(listen, work) },
-			func(err error) { s.log.WarnContext(listen, "rpc: not listening, trying on", "error", err) })
+		defer s.settle()
+		retry(listen, func() error { return s.serve(listen) },
+			func(err error) {
+				s.lastErr.Store(&err)
+				s.log.WarnContext(listen, "rpc: not listening, trying on", "error", err)
+			})
 	}()
 	return s
+}
+
+// settle waits, when nothing more is fed, for all that runs to end.
+func (s *Server) settle() {
+	s.settled.Do(func() { close(s.jobs) })
+	s.workers.Wait()
+	s.delayed.Wait()
+	s.replies.finish()
 }
 
 // Ready waits until the server listens for the first time.
@@ -111,8 +139,14 @@ func (s *Server) Ready(ctx context.Context) error {
 	case <-s.done:
 		return trove.Errorf(trove.KindUnavailable, "the server of %s is closed", s.opt.Topic)
 	case <-ctx.Done():
-		// The connection knows best why not.
-		return errors.Join(trove.Errorf(trove.KindUnavailable, "the server of %s is not listening: %w", s.opt.Topic, ctx.Err()), s.conn.Ready(ctx))
+		if err := s.conn.Ready(ctx); err != nil {
+			return err
+		}
+		err := ctx.Err()
+		if last := s.lastErr.Load(); last != nil {
+			err = *last
+		}
+		return trove.Errorf(trove.KindUnavailable, "the server of %s is not listening: %w", s.opt.Topic, err)
 	}
 }
 
@@ -130,18 +164,18 @@ func (s *Server) Close(ctx context.Context) error {
 }
 
 // serve listens on one session until it is lost or listen ends.
-func (s *Server) serve(listen, work context.Context) error {
+func (s *Server) serve(listen context.Context) error {
 	session, err := s.conn.Session(listen)
 	if err != nil {
 		return err
 	}
-	l := &listener{Server: s, session: session, jobs: make(chan amqp091.Delivery)}
+	l := &listener{Server: s, session: session}
 	if err := l.open(); err != nil {
 		return err
 	}
 	s.isReady.Do(func() { close(s.ready) })
 	s.log.DebugContext(listen, "rpc: listening")
-	return l.run(listen, work)
+	return l.run(listen)
 }
 
 // listener is a server on one channel.
@@ -152,8 +186,6 @@ type listener struct {
 	fanout  string // the queue of fanouts, if any
 	tags    []string
 	sources []<-chan amqp091.Delivery
-	jobs    chan amqp091.Delivery
-	delayed sync.WaitGroup
 }
 
 func (l *listener) open() error {
@@ -203,10 +235,10 @@ func (l *listener) open() error {
 	return err
 }
 
-func (l *listener) run(listen, work context.Context) error {
-	listen, stop := context.WithCancel(listen)
+func (l *listener) run(ctx context.Context) error {
+	listen, stop := context.WithCancel(ctx)
 	defer stop()
-	var feeders, workers sync.WaitGroup
+	var feeders sync.WaitGroup
 	for _, source := range l.sources {
 		feeders.Go(func() {
 			// One that ends, by a cancel of the broker or with the
@@ -215,22 +247,16 @@ func (l *listener) run(listen, work context.Context) error {
 			l.feed(listen, source)
 		})
 	}
-	for range l.opt.Workers {
-		workers.Go(func() {
-			for d := range l.jobs {
-				l.take(listen, work, d)
-			}
-		})
-	}
 	<-listen.Done()
 	lost := l.ch.IsClosed()
 	if !lost {
 		l.cancel()
 	}
 	feeders.Wait()
-	close(l.jobs)
-	workers.Wait()
-	l.delayed.Wait()
+	if ctx.Err() != nil {
+		// What runs is acknowledged on this channel before it goes.
+		l.settle()
+	}
 	if lost {
 		return errors.New("the channel is lost")
 	}

@@ -139,16 +139,12 @@ func (c *Conn) Session(ctx context.Context) (*Session, error) {
 			return nil, trove.Errorf(trove.KindUnavailable, "message bus: %w", amqp091.ErrClosed)
 		case s != nil && !s.ended():
 			return s, nil
-		case s != nil:
-			// The supervisor is about to notice.
 		}
+		// One that has ended is about to be replaced.
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			if lastErr == nil {
-				lastErr = ctx.Err()
-			}
-			return nil, trove.Errorf(trove.KindUnavailable, "no connection to the message bus: %w", lastErr)
+			return nil, trove.Errorf(trove.KindUnavailable, "no connection to the message bus: %w", because(ctx.Err(), lastErr))
 		}
 	}
 }

@@ -59,7 +59,7 @@ func (c *Conn) Publish(ctx context.Context, p Publishing) error {
 	for n := 1; ; n++ {
 		s, err := c.Session(ctx)
 		if err != nil {
-			return errors.Join(err, last)
+			return err
 		}
 		sent, err := s.send(ctx, p, alone)
 		if err == nil {
@@ -69,7 +69,7 @@ func (c *Conn) Publish(ctx context.Context, p Publishing) error {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
-			return trove.Errorf(trove.KindUnavailable, "the message bus did not confirm a message in time: %w", errors.Join(ctx.Err(), last))
+			return trove.Errorf(trove.KindUnavailable, "the message bus did not confirm a message in time: %w", because(ctx.Err(), last))
 		case !retriable(err):
 			return refusal(err)
 		}
@@ -81,6 +81,14 @@ func (c *Conn) Publish(ctx context.Context, p Publishing) error {
 			return trove.Errorf(trove.KindUnavailable, "the message bus did not take a message in time: %w", last)
 		}
 	}
+}
+
+// because adds to err what came before it, if anything did.
+func because(err, before error) error {
+	if before == nil {
+		return err
+	}
+	return fmt.Errorf("%w; before: %w", err, before)
 }
 
 func retriable(err error) bool {
@@ -421,7 +429,7 @@ func (l *link) publish(p Publishing) (*Sent, error) {
 	var err error
 	sent.confirm, err = l.ch.PublishWithDeferredConfirm(exchange, p.Key, p.Mandatory, false, msg)
 	if err != nil {
-		return nil, errors.Join(errLost, err)
+		return nil, fmt.Errorf("%w: %w", errLost, err)
 	}
 	if sent.inflight != nil {
 		l.mu.Lock()
