@@ -1,0 +1,188 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gotrove/gotrove/internal/guest/engine"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// Installation is one version of PostgreSQL on this machine.
+type Installation struct {
+	Version string // 15.20
+	BinDir  string
+	major   int
+}
+
+// packages is where Debian keeps each major version; the others are there for
+// machines that were set up otherwise.
+var packages = []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin"}
+
+// programs are those the engine needs.
+var programs = []string{"postgres", "initdb"}
+
+// Installed finds the versions on this machine, oldest first.
+func Installed(ctx context.Context) ([]Installation, error) {
+	var all []Installation
+	for _, dir := range candidates() {
+		i, err := inspect(ctx, dir)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, i)
+	}
+	slices.SortFunc(all, func(a, b Installation) int { return a.major - b.major })
+	return all, nil
+}
+
+func candidates() []string {
+	var dirs []string
+	for _, pattern := range packages {
+		found, _ := filepath.Glob(pattern) // the patterns are good
+		for _, dir := range found {
+			if missing(dir) == "" {
+				dirs = append(dirs, dir)
+			}
+		}
+	}
+	return dirs
+}
+
+// missing names the first program that is not in dir.
+func missing(dir string) string {
+	for _, p := range programs {
+		if err := unix.Access(filepath.Join(dir, p), unix.X_OK); err != nil {
+			return p
+		}
+	}
+	return ""
+}
+
+// binDir finds the directory of the programs of the settings' version: the
+// newest if they name none.
+func binDir(s engine.Settings) (string, error) {
+	if s.BinDir != "" {
+		if p := missing(s.BinDir); p != "" {
+			return "", trove.Errorf(trove.KindGuest, "PostgreSQL's program %s is not in %s.", p, s.BinDir).
+				WithAction("Install PostgreSQL there, or configure another bin_dir.")
+		}
+		return s.BinDir, nil
+	}
+	want, _, _ := strings.Cut(s.Version, ".")
+	best, newest := "", -1
+	for _, dir := range candidates() {
+		major, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(filepath.Dir(dir)), "pgsql-"))
+		if err != nil {
+			major = 0
+		}
+		if (want == "" || want == strconv.Itoa(major)) && major > newest {
+			best, newest = dir, major
+		}
+	}
+	if best == "" {
+		name := strings.TrimRight("PostgreSQL "+want, " ")
+		return "", trove.Errorf(trove.KindGuest, "%s is not installed on this machine.", name).
+			WithAction("Install Debian's package %s.", strings.TrimRight("postgresql-"+want, "-"))
+	}
+	return best, nil
+}
+
+func find(ctx context.Context, s engine.Settings) (Installation, error) {
+	dir, err := binDir(s)
+	if err != nil {
+		return Installation{}, err
+	}
+	return inspect(ctx, dir)
+}
+
+// inspect asks the server's program for its version.
+func inspect(ctx context.Context, dir string) (Installation, error) {
+	out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output()
+	if err != nil {
+		return Installation{}, trove.Errorf(trove.KindGuest, "%s/postgres does not tell its version: %w.", dir, err)
+	}
+	fields := strings.Fields(string(out)) // postgres (PostgreSQL) 15.20 (Debian …)
+	if len(fields) >= 3 {
+		major, _, _ := strings.Cut(fields[2], ".")
+		if n, err := strconv.Atoi(strings.TrimRight(major, "abcdefghijklmnopqrstuvwxyz")); err == nil { // 19devel
+			return Installation{Version: fields[2], BinDir: dir, major: n}, nil
+		}
+	}
+	return Installation{}, trove.Errorf(trove.KindGuest, "%s/postgres tells the version %q, which is not understood.", dir, strings.TrimSpace(string(out)))
+}
+
+// initdbNeeds is what a new data directory takes, in bytes, and a little more.
+const initdbNeeds = 48 << 20
+
+// initdb makes a data directory at dir, which is empty: UTF-8, checksums, no
+// password for anyone. It is not yet durable.
+func initdb(ctx context.Context, found Installation, dir string) error {
+	if os.Geteuid() == 0 {
+		return trove.Errorf(trove.KindGuest, "PostgreSQL does not run as root.").
+			WithAction("Run trove-guestagent as an ordinary user.")
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err == nil && fs.Bavail*uint64(fs.Bsize) < initdbNeeds {
+		return fmt.Errorf("a new data directory needs %d MiB: %w", initdbNeeds>>20, syscall.ENOSPC)
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(found.BinDir, "initdb"), "-D", dir, "-U", superuser,
+		"--encoding=UTF8", "--locale="+locale(), "--data-checksums", "--auth=reject", "--no-sync", "--no-instructions")
+	if found.major < 14 {
+		cmd.Args = cmd.Args[:len(cmd.Args)-1]
+	}
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LANG=C", "TZ=UTC"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	asNamedUser(cmd)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return trove.Errorf(trove.KindGuest, "initdb could not make a data directory: %w: %s", err, lastLines(out.String(), 5))
+	}
+	return nil
+}
+
+// locale is the one every machine has; that of UTF-8 sorts by code point too,
+// and knows letters.
+func locale() string {
+	for _, dir := range []string{"/usr/lib/locale/C.utf8", "/usr/lib/locale/C.UTF-8"} {
+		if _, err := os.Stat(dir); err == nil {
+			return "C.UTF-8"
+		}
+	}
+	return "C"
+}
+
+// asNamedUser lets cmd see a user that has a name: initdb insists on one, and
+// the user we run as may have none. In a user namespace of its own it is
+// nobody, while its files belong to us.
+func asNamedUser(cmd *exec.Cmd) {
+	uid, gid := os.Geteuid(), os.Getegid()
+	if _, err := user.LookupId(strconv.Itoa(uid)); !errors.As(err, new(user.UnknownUserIdError)) {
+		return
+	}
+	const nobody = 65534
+	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: nobody, HostID: uid, Size: 1}}
+	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: nobody, HostID: gid, Size: 1}}
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
