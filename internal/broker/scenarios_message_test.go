@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -359,4 +360,37 @@ func topicPermission(e *env) {
 	e.lost("default exchange", ch, func() error {
 		return ch.PublishWithContext(e.wait(), "", "agent.1", false, false, amqp.Publishing{})
 	})
+}
+
+func topicScenario(e *env) {
+	patterns := []string{
+		"", "#", "*", "a", "a.b", "a.*", "*.b", "a.#", "#.b", "#.#", "*.*", "*.#", "#.*", "a.#.b", "a.*.b", "#.a.#", "a..b",
+		"*.*.#", "#.a.b", "a#", "*a", ".", "#.*.#.b.#", "a.#.#.c", "A",
+	}
+	keys := []string{
+		"", "a", "b", "a.b", "b.a", "a.b.c", "a.a.b", "a.c.b", "a.x.y.b", "a..b", ".", "..", "a.", ".a", ".b", "a#", "*", "#",
+		"a.*", "A", "a.b.a.b", "c.a.b.c", "a.x.y.c",
+	}
+	ch := e.ch()
+	e.must(ch.ExchangeDeclare("topics", "topic", false, false, false, false, nil))
+	for i, p := range patterns {
+		q := fmt.Sprintf("topics.%d", i)
+		e.queue(ch, q)
+		e.must(ch.QueueBind(q, p, "topics", false, nil))
+	}
+	for _, k := range keys {
+		e.publish(ch, "topics", k, amqp.Publishing{Body: []byte(k)})
+	}
+	for i, p := range patterns {
+		var got []string
+		for {
+			d, ok, err := ch.Get(fmt.Sprintf("topics.%d", i), true)
+			e.must(err)
+			if !ok {
+				break
+			}
+			got = append(got, string(d.Body))
+		}
+		e.note("%q: %q", p, got)
+	}
 }

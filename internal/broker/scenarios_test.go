@@ -27,6 +27,7 @@ var scenarios = map[string]func(e *env){
 	"cancel_notify":    cancelNotify,
 	"permissions":      permissionsScenario,
 	"topic_permission": topicPermission,
+	"topic":            topicScenario,
 }
 
 func queueDeclare(e *env) {
