@@ -248,7 +248,7 @@ func (e *Engine) lease(ctx context.Context) *job {
 		return nil
 	}
 	j := &job{engine: e, def: e.flows[row.Kind], row: *row, owner: owner, leased: time.Now(),
-		log: e.opts.Log.With("work", row.ID, "kind", row.Kind, "instance_id", row.Subject)}
+		log: e.opts.Log.With("work", row.ID, "kind", row.Kind)}
 	e.mu.Lock()
 	e.running[row.ID] = j
 	e.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/store"
+	"github.com/gotrove/gotrove/internal/telemetry"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -82,7 +83,7 @@ func (e *Engine) work(ctx context.Context, j *job) {
 	if err := json.Unmarshal(j.row.RPCContext, &rc); err != nil {
 		j.log.WarnContext(ctx, "the request context of a piece of work cannot be read", "error", err)
 	}
-	ctx = rpc.WithContext(ctx, rc)
+	ctx = telemetry.With(rpc.WithContext(ctx, rc), telemetry.InstanceID, j.row.Subject, telemetry.RequestID, rc.RequestID)
 	if err := j.open(); err != nil {
 		j.giveUp(trove.OperationFailed, err)
 		if !j.save(ctx, update{}) {

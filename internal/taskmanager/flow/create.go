@@ -374,7 +374,7 @@ func (f *Flows) engineFailed(ctx context.Context, inst *trove.Instance, r *creat
 func (f *Flows) evidence(ctx context.Context, r *createRun) string {
 	text, err := f.cloud.Evidence(ctx, owner(r))
 	if err != nil {
-		f.opts.Log.InfoContext(ctx, "no evidence of a failure", "instance_id", r.Subject(), "error", err)
+		f.opts.Log.InfoContext(ctx, "no evidence of a failure", "error", err)
 		return ""
 	}
 	return strings.ToValidUTF8(text, "?")
