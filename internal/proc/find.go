@@ -1,12 +1,14 @@
 package proc
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -14,10 +16,13 @@ import (
 // Process is a process that was found.
 type Process struct {
 	Handle
-	PPID    int
-	Session int
-	Env     []string // empty if we may not read it
+	Stat Stat
+	UID  int
+	Env  []string // empty if we may not read it
 }
+
+// maxEnviron bounds what is read of a process's environment.
+const maxEnviron = 256 << 10
 
 // List reads all processes that have not ended. Those that end meanwhile are
 // left out.
@@ -45,29 +50,31 @@ func List() ([]Process, error) {
 		if err != nil || st.Ended() {
 			continue
 		}
-		p := Process{Handle: Handle{PID: pid, StartTime: st.StartTime, BootID: boot}, PPID: st.PPID, Session: st.Session}
-		if env, err := os.ReadFile("/proc/" + name + "/environ"); err == nil {
-			for kv := range bytes.SplitSeq(env, []byte{0}) {
-				if len(kv) > 0 {
-					p.Env = append(p.Env, string(kv))
-				}
-			}
+		var owner syscall.Stat_t
+		if syscall.Stat("/proc/"+name, &owner) != nil {
+			continue
 		}
-		out = append(out, p)
+		out = append(out, Process{Handle: Handle{PID: pid, StartTime: st.StartTime, BootID: boot}, Stat: st, UID: int(owner.Uid), Env: environ(name)})
 	}
 	return out, nil
 }
 
+func environ(pid string) []string {
+	f, err := os.Open("/proc/" + pid + "/environ")
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxEnviron))
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+}
+
 // Has reports whether the process's environment at its start held kv, a whole
 // NAME=value.
-func (p Process) Has(kv string) bool {
-	for _, e := range p.Env {
-		if e == kv {
-			return true
-		}
-	}
-	return false
-}
+func (p Process) Has(kv string) bool { return slices.Contains(p.Env, kv) }
 
 // Tagged finds the running processes whose environment holds all tags, each a
 // whole NAME=value.
@@ -101,7 +108,7 @@ func Tree(tags ...string) ([]Process, error) {
 	var todo []Process
 next:
 	for _, p := range all {
-		children[p.PPID] = append(children[p.PPID], p)
+		children[p.Stat.PPID] = append(children[p.Stat.PPID], p)
 		for _, t := range tags {
 			if !p.Has(t) {
 				continue next

@@ -32,15 +32,26 @@ type Handle struct {
 
 // Stat is what the kernel says of a process.
 type Stat struct {
+	PID       int
 	State     byte // R, S, D, Z …
 	PPID      int
 	Session   int
+	Flags     uint64
 	StartTime uint64
 }
 
+// forkedOnly is the kernel's PF_FORKNOEXEC: the process runs its parent's
+// program.
+const forkedOnly = 0x40
+
 // Ended reports whether the process has ended and only waits for its parent to
 // take note.
-func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' }
+func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' || s.State == 'x' }
+
+// Leader reports whether the process was started with a session of its own: it
+// leads one and has executed a program since it was forked. PostgreSQL's
+// children lead sessions too, but execute nothing.
+func (s Stat) Leader() bool { return s.Session == s.PID && s.Flags&forkedOnly == 0 }
 
 // BootID is the id of this boot.
 func BootID() (string, error) {
@@ -48,24 +59,38 @@ func BootID() (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// ReadStat reads /proc/<pid>/stat; os.ErrNotExist or ESRCH if there is no such process.
+// ReadStat reads /proc/<pid>/stat; os.ErrProcessDone if there is no such process.
 func ReadStat(pid int) (Stat, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if gone(err) {
+		return Stat{}, os.ErrProcessDone
+	}
 	if err != nil {
 		return Stat{}, err
 	}
-	// The name, in parentheses, may hold anything: what counts follows the last ')'.
-	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	return parseStat(b)
+}
+
+// parseStat takes apart a line of /proc/<pid>/stat. The program's name, in
+// parentheses, may itself hold blanks and parentheses.
+func parseStat(b []byte) (Stat, error) {
+	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if open < 1 || end < open {
+		return Stat{}, fmt.Errorf("malformed process stat %q", b)
+	}
+	f := strings.Fields(string(b[end+1:]))
 	if len(f) < 20 {
-		return Stat{}, fmt.Errorf("/proc/%d/stat is not understood", pid)
+		return Stat{}, fmt.Errorf("malformed process stat %q", b)
 	}
-	number := func(i int) uint64 {
-		n, err2 := strconv.ParseUint(string(f[i]), 10, 64)
-		err = errors.Join(err, err2)
-		return n
-	}
-	s := Stat{State: f[0][0], PPID: int(number(1)), Session: int(number(3)), StartTime: number(19)}
-	return s, err
+	var s Stat
+	var errs [5]error
+	s.PID, errs[0] = strconv.Atoi(strings.TrimSpace(string(b[:open])))
+	s.State = f[0][0]
+	s.PPID, errs[1] = strconv.Atoi(f[1])
+	s.Session, errs[2] = strconv.Atoi(f[3])
+	s.Flags, errs[3] = strconv.ParseUint(f[6], 10, 64)
+	s.StartTime, errs[4] = strconv.ParseUint(f[19], 10, 64)
+	return s, errors.Join(errs[:]...)
 }
 
 // Of makes the handle of a running process. os.ErrProcessDone if there is none.
@@ -75,10 +100,13 @@ func Of(pid int) (Handle, error) {
 		return Handle{}, err
 	}
 	st, err := ReadStat(pid)
-	if gone(err) || err == nil && st.Ended() {
-		return Handle{}, os.ErrProcessDone
+	if err == nil && st.Ended() {
+		err = os.ErrProcessDone
 	}
-	return Handle{PID: pid, StartTime: st.StartTime, BootID: boot}, err
+	if err != nil {
+		return Handle{}, err
+	}
+	return Handle{PID: pid, StartTime: st.StartTime, BootID: boot}, nil
 }
 
 func gone(err error) bool {

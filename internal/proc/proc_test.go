@@ -99,16 +99,14 @@ func TestKillTakesTheWholeTree(t *testing.T) {
 	start(t, "env -i setsid sleep 600 & sleep 600", tag)
 	find := func() ([]proc.Process, error) { return proc.Tree(tag) }
 	ctx := deadline(t)
-	var tree []proc.Process
-	for len(tree) < 3 { // the shell and two sleeps
-		var err error
-		if tree, err = find(); err != nil || ctx.Err() != nil {
-			t.Fatalf("tree is %v: %v", tree, err)
+	var tree, tagged []proc.Process
+	for len(tree) != 3 || len(tagged) != 2 { // the shell and two sleeps; env has taken the tag off one
+		var err, err2 error
+		tree, err = find()
+		tagged, err2 = proc.Tagged(tag)
+		if err := errors.Join(err, err2, ctx.Err()); err != nil {
+			t.Fatalf("tree is %v, tagged %v: %v", tree, tagged, err)
 		}
-	}
-	tagged, err := proc.Tagged(tag)
-	if err != nil || len(tagged) != 2 {
-		t.Errorf("tagged: %d, %v; want the shell and one sleep", len(tagged), err)
 	}
 	if err := proc.Kill(ctx, find); err != nil {
 		t.Fatal(err)

@@ -388,7 +388,7 @@ func agents(id string) ([]proc.Process, error) {
 	}
 	var out []proc.Process
 	for _, p := range found {
-		if p.Session == p.PID {
+		if p.Stat.Leader() {
 			out = append(out, p)
 		}
 	}

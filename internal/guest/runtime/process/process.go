@@ -14,12 +14,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/guest/runtime"
+	"github.com/gotrove/gotrove/internal/proc"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -59,7 +61,7 @@ type child struct {
 
 // New makes a Runtime.
 func New(o Options) (*Runtime, error) {
-	boot, err := readBootID()
+	boot, err := proc.BootID()
 	if err != nil {
 		return nil, fmt.Errorf("read the machine's boot id: %w", err)
 	}
@@ -87,7 +89,7 @@ func (r *Runtime) Start(ctx context.Context, s runtime.Spec) (runtime.Handle, er
 	if ok || err != nil {
 		return h, err
 	}
-	if err := r.killAll(ctx, func() ([]stat, error) { return r.withTag(t) }); err != nil {
+	if err := r.killAll(ctx, func() ([]proc.Process, error) { return r.withTag(t) }); err != nil {
 		return runtime.Handle{}, fmt.Errorf("end what is left of %s: %w", s.Name, err)
 	}
 	return r.start(s, t)
@@ -114,15 +116,15 @@ func (r *Runtime) start(s runtime.Spec, t tag) (runtime.Handle, error) {
 	}
 	// Readable even if the program has ended already: it is taken from the
 	// kernel below.
-	st, gone, err := readStat(cmd.Process.Pid)
-	if err != nil || gone {
+	st, err := proc.ReadStat(cmd.Process.Pid)
+	if err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		return runtime.Handle{}, fmt.Errorf("read start time of %s: %w", s.Name, err)
 	}
 	protectAgent(cmd.Process.Pid)
 	c := &child{
-		handle: runtime.Handle{Runtime: Name, PID: cmd.Process.Pid, StartTime: st.start, BootID: r.boot},
+		handle: runtime.Handle{Runtime: Name, PID: cmd.Process.Pid, StartTime: st.StartTime, BootID: r.boot},
 		ended:  make(chan struct{}),
 	}
 	r.children[t] = c
@@ -180,26 +182,32 @@ func (r *Runtime) find(t tag) (runtime.Handle, bool, error) {
 	if err != nil {
 		return runtime.Handle{}, false, err
 	}
-	var first stat
-	for _, s := range all {
-		if s.leader() && (first.pid == 0 || s.start < first.start) {
-			first = s
+	var first proc.Process
+	for _, p := range all {
+		if p.Stat.Leader() && (first.PID == 0 || p.StartTime < first.StartTime) {
+			first = p
 		}
 	}
-	if first.pid == 0 {
+	if first.PID == 0 {
 		return runtime.Handle{}, false, nil
 	}
-	return runtime.Handle{Runtime: Name, PID: first.pid, StartTime: first.start, BootID: r.boot}, true, nil
+	return runtime.Handle{Runtime: Name, PID: first.PID, StartTime: first.StartTime, BootID: r.boot}, true, nil
 }
 
-func (r *Runtime) withTag(t tag) ([]stat, error) {
-	var all []stat
-	err := processes(r.uid, func(s stat) {
-		if t.on(s.pid) {
-			all = append(all, s)
-		}
-	})
-	return all, err
+// withTag lists the processes of our user that have the tag.
+func (r *Runtime) withTag(t tag) ([]proc.Process, error) {
+	all, err := proc.Tagged(t.env()...)
+	return r.ours(all), err
+}
+
+// ours keeps the processes of our user: a tag can be forged by anybody.
+func (r *Runtime) ours(all []proc.Process) []proc.Process {
+	return slices.DeleteFunc(all, func(p proc.Process) bool { return p.UID != int(r.uid) })
+}
+
+// found is the handle as the kernel knows it.
+func found(h runtime.Handle) proc.Handle {
+	return proc.Handle{PID: h.PID, StartTime: h.StartTime, BootID: h.BootID}
 }
 
 // State tells whether the handle's program runs and, if this Runtime started
@@ -218,14 +226,7 @@ func (r *Runtime) State(_ context.Context, h runtime.Handle) (runtime.State, err
 	if h.BootID != r.boot {
 		return runtime.State{ExitCode: -1, Detail: "the machine has been restarted since"}, nil
 	}
-	s, gone, err := readStat(h.PID)
-	if err != nil {
-		return runtime.State{}, err
-	}
-	if gone || s.ended() || s.start != h.StartTime {
-		return runtime.State{ExitCode: -1}, nil
-	}
-	return runtime.State{Running: true, ExitCode: -1}, nil
+	return runtime.State{Running: found(h).Running(), ExitCode: -1}, nil
 }
 
 // Wait returns when the program has ended, whoever started it, or with ctx's
@@ -242,17 +243,8 @@ func (r *Runtime) Wait(ctx context.Context, h runtime.Handle) (runtime.State, er
 			return runtime.State{}, ctx.Err()
 		}
 	}
-	if h.BootID == r.boot {
-		p, ok, err := openPidfd(h.PID, h.StartTime)
-		if err != nil {
-			return runtime.State{}, err
-		}
-		if ok {
-			defer p.close()
-			if err := p.wait(ctx); err != nil {
-				return runtime.State{}, err
-			}
-		}
+	if err := found(h).Wait(ctx); err != nil {
+		return runtime.State{}, err
 	}
 	return r.State(ctx, h)
 }
@@ -264,14 +256,10 @@ func (r *Runtime) Stop(ctx context.Context, h runtime.Handle, sig os.Signal, gra
 	if err := r.check(h); err != nil {
 		return err
 	}
-	if h.BootID != r.boot {
+	p := found(h)
+	if !p.Running() {
 		return nil
 	}
-	p, ok, err := openPidfd(h.PID, h.StartTime)
-	if !ok || err != nil {
-		return err
-	}
-	defer p.close()
 	ask, ok := sig.(syscall.Signal)
 	if !ok {
 		ask = syscall.SIGTERM
@@ -281,11 +269,11 @@ func (r *Runtime) Stop(ctx context.Context, h runtime.Handle, sig os.Signal, gra
 	if err != nil {
 		return err
 	}
-	if err := p.signal(ask); err != nil {
+	if err := p.Signal(ask); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, grace)
-	err = p.wait(wait)
+	err = p.Wait(wait)
 	cancel()
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -296,12 +284,12 @@ func (r *Runtime) Stop(ctx context.Context, h runtime.Handle, sig os.Signal, gra
 			return ferr
 		}
 		family = append(family, later...)
-		if err := p.signal(syscall.SIGKILL); err != nil {
+		if err := p.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return err
 		}
 		wait, cancel := context.WithTimeout(ctx, killWait)
 		defer cancel()
-		err = p.wait(wait)
+		err = p.Wait(wait)
 	}
 	if err != nil {
 		return err
@@ -313,23 +301,24 @@ func (r *Runtime) Stop(ctx context.Context, h runtime.Handle, sig os.Signal, gra
 			return ctx.Err()
 		}
 	}
-	return r.killAll(ctx, func() ([]stat, error) { return r.left(h.PID, family) })
+	return r.killAll(ctx, func() ([]proc.Process, error) { return r.left(h.PID, family) })
 }
 
 // family is every process a program started, as far as they can be told.
-func (r *Runtime) family(pid int) ([]stat, error) {
-	var all []stat
-	if err := processes(r.uid, func(s stat) { all = append(all, s) }); err != nil {
+func (r *Runtime) family(pid int) ([]proc.Process, error) {
+	all, err := proc.List()
+	if err != nil {
 		return nil, err
 	}
+	all = r.ours(all)
 	member := map[int]bool{pid: true}
-	var found []stat
+	var found []proc.Process
 	for grown := true; grown; {
 		grown = false
-		for _, s := range all {
-			if !member[s.pid] && (member[s.parent] || s.session == pid) {
-				member[s.pid], grown = true, true
-				found = append(found, s)
+		for _, p := range all {
+			if !member[p.PID] && (member[p.Stat.PPID] || p.Stat.Session == pid) {
+				member[p.PID], grown = true, true
+				found = append(found, p)
 			}
 		}
 	}
@@ -337,48 +326,22 @@ func (r *Runtime) family(pid int) ([]stat, error) {
 }
 
 // left is who still lives of the family, and of the program's session.
-func (r *Runtime) left(session int, family []stat) ([]stat, error) {
-	start := map[int]uint64{}
-	for _, s := range family {
-		start[s.pid] = s.start
+func (r *Runtime) left(session int, family []proc.Process) ([]proc.Process, error) {
+	known := map[proc.Handle]bool{}
+	for _, p := range family {
+		known[p.Handle] = true
 	}
-	var found []stat
-	err := processes(r.uid, func(s stat) {
-		if begun, ok := start[s.pid]; (ok && begun == s.start) || s.session == session {
-			found = append(found, s)
-		}
-	})
-	return found, err
+	all, err := proc.List()
+	return slices.DeleteFunc(r.ours(all), func(p proc.Process) bool {
+		return !known[p.Handle] && p.Stat.Session != session
+	}), err
 }
 
 // killAll kills what list gives until it gives nothing more.
-func (r *Runtime) killAll(ctx context.Context, list func() ([]stat, error)) error {
+func (r *Runtime) killAll(ctx context.Context, list func() ([]proc.Process, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, killWait)
 	defer cancel()
-	for ctx.Err() == nil {
-		all, err := list()
-		if err != nil || len(all) == 0 {
-			return err
-		}
-		for _, s := range all {
-			if err := kill(ctx, s); err != nil {
-				return fmt.Errorf("process %d does not end: %w", s.pid, err)
-			}
-		}
-	}
-	return ctx.Err()
-}
-
-func kill(ctx context.Context, s stat) error {
-	p, ok, err := openPidfd(s.pid, s.start)
-	if !ok || err != nil {
-		return err
-	}
-	defer p.close()
-	if err := p.signal(syscall.SIGKILL); err != nil {
-		return err
-	}
-	return p.wait(ctx)
+	return proc.Kill(ctx, list)
 }
 
 func (r *Runtime) child(h runtime.Handle) *child {

@@ -15,41 +15,6 @@ import (
 	"github.com/gotrove/gotrove/internal/guest/runtime"
 )
 
-func TestParseStat(t *testing.T) {
-	const rest = " 1 0 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 1000 50"
-	for in, want := range map[string]stat{
-		"77 (sleep) S" + rest:       {pid: 77, state: 'S', parent: 1, session: 77, flags: 4194560, start: 12345},
-		"77 (a) Z 9 (b)) R" + rest:  {pid: 77, state: 'R', parent: 1, session: 77, flags: 4194560, start: 12345},
-		"77 (two words) Z" + rest:   {pid: 77, state: 'Z', parent: 1, session: 77, flags: 4194560, start: 12345},
-		"77 (line\nbreak) S" + rest: {pid: 77, state: 'S', parent: 1, session: 77, flags: 4194560, start: 12345},
-	} {
-		got, err := parseStat([]byte(in))
-		if err != nil || got != want {
-			t.Errorf("%q gives %+v, %v, want %+v", in, got, err, want)
-		}
-	}
-	for _, in := range []string{"", "77 sleep S", "77 (sleep) S 1 2", "x (sleep) S" + rest, ") 77 ("} {
-		if got, err := parseStat([]byte(in)); err == nil {
-			t.Errorf("%q gives %+v, want an error", in, got)
-		}
-	}
-}
-
-func TestLeader(t *testing.T) {
-	for _, c := range []struct {
-		s    stat
-		want bool
-	}{
-		{stat{pid: 5, session: 5}, true},
-		{stat{pid: 5, session: 4}, false},
-		{stat{pid: 5, session: 5, flags: forkedOnly}, false}, // a PostgreSQL backend
-	} {
-		if got := c.s.leader(); got != c.want {
-			t.Errorf("%+v: leader is %v", c.s, got)
-		}
-	}
-}
-
 func TestOOMCounters(t *testing.T) {
 	got := oomCounters("5:memory:/trove/a\n1:name=systemd:/x\n0::/trove/b\nnonsense\n")
 	want := []string{"/sys/fs/cgroup/memory/trove/a/memory.oom_control", "/sys/fs/cgroup/trove/b/memory.events"}
