@@ -98,15 +98,33 @@ func (e *Engine) makeData(ctx context.Context, p Programs) error {
 		return trove.Errorf(trove.KindGuest, "MariaDB %s is wanted but %s is %s", e.set.Version, p.Server, version).
 			WithAction("use a datastore version that is installed, or install MariaDB %s", e.set.Version)
 	}
-	build := func(dir string) error { return build(ctx, p, dir) }
 	if e.set.TemplateDir == "" {
-		return template.Make(ctx, e.set.DataDir, build)
+		return template.Make(ctx, e.set.DataDir, func(dir string) error { return build(ctx, p, dir) })
 	}
-	from, err := template.Ensure(ctx, e.set.TemplateDir, fmt.Sprintf("%s-%s-r%d", Manager, version, recipe), build)
+	from, err := ensureTemplate(ctx, e.set.TemplateDir, p, version)
 	if err != nil {
 		return err
 	}
 	return template.Copy(ctx, from, e.set.DataDir, nil)
+}
+
+// Template builds the template of the installed version and returns its path,
+// so that the first instance need not wait for it.
+func Template(ctx context.Context, s engine.Settings) (string, error) {
+	p, err := Find(s.BinDir)
+	if err != nil {
+		return "", err
+	}
+	version, err := p.Version(ctx)
+	if err != nil {
+		return "", err
+	}
+	return ensureTemplate(ctx, s.TemplateDir, p, version)
+}
+
+func ensureTemplate(ctx context.Context, root string, p Programs, version string) (string, error) {
+	name := fmt.Sprintf("%s-%s-r%d", Manager, version, recipe)
+	return template.Ensure(ctx, root, name, func(dir string) error { return build(ctx, p, dir) })
 }
 
 // build makes a data directory with the system tables and no accounts.
