@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 // engine together stay within the flavor. The zero value, for machines that do
 // not let us, makes none.
 type cgroups struct {
+	mu     *sync.Mutex // held while parent comes and goes
 	mount  string
 	parent string // directory; empty: none
 	limit  string // the file that holds the limit
@@ -39,7 +41,7 @@ func findCgroups(name string, log *slog.Logger) cgroups {
 		if len(f) < 4 {
 			continue
 		}
-		g := cgroups{mount: f[1]}
+		g := cgroups{mu: &sync.Mutex{}, mount: f[1]}
 		var path string
 		switch {
 		case f[2] == "cgroup" && strings.Contains(","+f[3]+",", ",memory,"):
@@ -75,24 +77,9 @@ func ownGroups(text string) map[string]string {
 
 // works tries a group out.
 func (g cgroups) works() bool {
-	if err := os.Mkdir(g.parent, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return false
-	}
-	if g.limit == "memory.max" {
-		// Fails where it is not ours to give; then the limit's file is missing below.
-		_ = os.WriteFile(filepath.Join(filepath.Dir(g.parent), "cgroup.subtree_control"), []byte("+memory"), 0)
-		_ = os.WriteFile(filepath.Join(g.parent, "cgroup.subtree_control"), []byte("+memory"), 0)
-	}
-	probe := filepath.Join(g.parent, "probe-"+strconv.Itoa(os.Getpid()))
-	if err := os.Mkdir(probe, 0o755); err != nil {
-		_ = os.Remove(g.parent)
-		return false
-	}
-	err := os.WriteFile(filepath.Join(probe, g.limit), []byte(strconv.Itoa(1<<30)), 0)
-	_ = os.Remove(probe)
-	if err != nil {
-		_ = os.Remove(g.parent) // stays if it is in use
-	}
+	probe := "probe-" + strconv.Itoa(os.Getpid())
+	err := g.make(probe, 1<<10)
+	_ = g.take(probe) // there is nothing else to try
 	return err == nil
 }
 
@@ -154,15 +141,35 @@ func (g cgroups) tasks() (string, error) {
 	return path, nil
 }
 
-// make makes the instance's group.
+// make makes the instance's group, and the parent with the first.
 func (g cgroups) make(id string, memory int) error {
-	// The parent too: it may have been removed with the last instance.
-	for _, d := range []string{g.parent, g.path(id)} {
-		if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := os.Mkdir(g.parent, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if g.limit == "memory.max" {
+		// Fails where it is not ours to give; then the limit's file is missing below.
+		for _, dir := range []string{filepath.Dir(g.parent), g.parent} {
+			_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0)
 		}
 	}
+	if err := os.Mkdir(g.path(id), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
 	return os.WriteFile(filepath.Join(g.path(id), g.limit), []byte(strconv.Itoa(memory<<20)), 0)
+}
+
+// take takes the instance's group away, and the parent with the last.
+func (g cgroups) take(id string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	err := syscall.Rmdir(g.path(id))
+	_ = syscall.Rmdir(g.parent) // fails while it has groups
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // pids gives the processes in the instance's group.
@@ -189,8 +196,8 @@ func (g cgroups) remove(ctx context.Context, id string) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := syscall.Rmdir(g.path(id))
-		if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err := g.take(id)
+		if err == nil {
 			return nil
 		}
 		if !errors.Is(err, syscall.EBUSY) {

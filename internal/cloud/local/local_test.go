@@ -124,6 +124,7 @@ func options(t *testing.T) local.Options {
 			}
 			for _, g := range []string{"/sys/fs/cgroup/memory/gotrove-test/", "/sys/fs/cgroup/gotrove-test/"} {
 				_ = syscall.Rmdir(g + e.Name())
+				_ = syscall.Rmdir(g)
 			}
 		}
 		_ = os.RemoveAll(dir)
@@ -616,20 +617,42 @@ func TestVolumeQuota(t *testing.T) {
 	}
 }
 
-func TestReadOnlyDataDirectory(t *testing.T) {
+func TestDataDirectoryThatCannotBeWritten(t *testing.T) {
+	for name, c := range map[string]struct{ options, want string }{
+		"read-only": {"ro", "read-only"},
+		"full":      {"size=64k,mode=0711", "disk is full"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := options(t)
+			cl := open(t, o)
+			dir := filepath.Join(o.DataDir, "instances", "sick")
+			if err := os.MkdirAll(dir, 0o711); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command("mount", "-t", "tmpfs", "-o", c.options, "none", dir).CombinedOutput(); err != nil {
+				t.Skipf("mount: %v: %s", err, out)
+			}
+			t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
+			_ = os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 1<<20), 0o600)
+			_, err := cl.EnsureVolume(t.Context(), cloud.Owner{InstanceID: "sick", Manager: "mariadb"}, 1, "")
+			if !trove.IsKind(err, trove.KindUnavailable) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), c.want) || trove.ActionOf(err) == "" {
+				t.Errorf("error is %v", err)
+			}
+		})
+	}
+}
+
+// An engine whose agent is away is stopped too.
+func TestStopAllWithoutAgent(t *testing.T) {
 	o := options(t)
 	c := open(t, o)
-	dir := filepath.Join(o.DataDir, "instances", "ro")
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	create(t, c, o, "alone")
+	agent, engine := one(t, "alone", "trove-guestagent"), one(t, "alone", "engine")
+	if err := errors.Join(agent.Signal(syscall.SIGKILL), agent.Wait(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "ro", "none", dir).CombinedOutput(); err != nil {
-		t.Skipf("mount: %v: %s", err, out)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
-	_, err := c.EnsureVolume(t.Context(), cloud.Owner{InstanceID: "ro", Manager: "mariadb"}, 1, "")
-	if !trove.IsKind(err, trove.KindUnavailable) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "read-only") {
-		t.Errorf("error is %v", err)
+	if err := c.StopAll(t.Context()); err != nil || engine.Running() {
+		t.Errorf("engine runs: %v, %v", engine.Running(), err)
 	}
 }
 

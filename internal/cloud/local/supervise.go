@@ -167,9 +167,38 @@ func (c *Cloud) stop(ctx context.Context, id string) error {
 			c.log.WarnContext(ctx, "the guest agent does not stop and is killed", "instance_id", id)
 		}
 	}
-	// Nothing is left of an agent that stopped well. ctx may have ended; what
-	// is left must go nevertheless.
+	// Nothing is left of an agent that stopped well. An engine whose agent is
+	// away is asked itself.
+	if !ok {
+		if err := askAll(ctx, id, min(c.o.StopGrace, engineGrace)); err != nil {
+			return err
+		}
+	}
+	// ctx may have ended; what is left must go nevertheless.
 	kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
 	defer cancel()
 	return c.killAll(kill, id)
+}
+
+// engineGrace is what an engine without an agent gets: it may be one that waits
+// for its clients first.
+const engineGrace = 10 * time.Second
+
+// askAll asks the programs of an instance to stop and waits for a while.
+func askAll(ctx context.Context, id string, grace time.Duration) error {
+	found, err := proc.Tagged(instanceTag(id))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	for _, p := range found {
+		if p.Stat.Leader() {
+			_ = p.Signal(syscall.SIGTERM) // whoever does not hear it is killed
+		}
+	}
+	for _, p := range found {
+		_ = p.Wait(ctx)
+	}
+	return nil
 }
