@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/template"
 	"github.com/gotrove/gotrove/internal/trove"
 )
