@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -288,7 +289,7 @@ func newHarness(t *testing.T, configure ...func(*api.Config)) *harness {
 		f(&config)
 	}
 	h.server, err = api.New(config, api.Deps{Store: h.store, Guest: h.guest, Cloud: h.cloud, Tokens: h.tokens, Clock: h.clock.now,
-		Log: slog.New(slog.NewTextHandler(h.logs, nil))})
+		Log: h.log()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -471,3 +472,25 @@ func (a answer) decode(t *testing.T, v any) {
 		t.Fatalf("%v: %s", err, a.text)
 	}
 }
+
+// exec writes what only the original wrote, past the store.
+func (h *harness) exec(query string, args ...any) {
+	h.t.Helper()
+	db, err := sql.Open("sqlite", h.path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	if _, err := db.ExecContext(h.t.Context(), query, args...); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// cluster makes a cluster that instances may be members of.
+func (h *harness) cluster(id string) {
+	h.t.Helper()
+	h.exec("INSERT INTO clusters (id, created, updated, name, task_id, tenant_id, datastore_version_id, deleted) VALUES (?, ?, ?, 'c', 1, 'demo', ?, 0)",
+		id, start, start, mysqlVersion)
+}
+
+func (h *harness) log() *slog.Logger { return slog.New(slog.NewTextHandler(h.logs, nil)) }

@@ -97,9 +97,7 @@ func TestRequestID(t *testing.T) {
 
 func TestPanicIsAFault(t *testing.T) {
 	h := newHarness(t)
-	h.cloud.err = nil
-	h.cloud.flavors = nil
-	server, err := api.New(api.Config{}, api.Deps{Store: panicking{h.store}, Guest: h.guest, Cloud: h.cloud, Tokens: h.tokens})
+	server, err := api.New(api.Config{}, api.Deps{Store: panicking{h.store}, Guest: h.guest, Cloud: h.cloud, Tokens: h.tokens, Log: h.log()})
 	if err != nil {
 		t.Fatal(err)
 	}
