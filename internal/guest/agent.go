@@ -187,10 +187,10 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) stopOnExit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Timing.StopGrace+30*time.Second)
 	defer cancel()
+	// Held for ever: a request that comes now must not start the engine again.
 	if err := a.lock(ctx); err != nil {
 		return err
 	}
-	defer a.unlock()
 	if a.state.get().Handle == nil {
 		return nil
 	}

@@ -55,24 +55,34 @@ func TestCastsInOrder(t *testing.T) {
 }
 
 func TestDuplicateCast(t *testing.T) {
-	eachBroker(t, func(t *testing.T, b endpoint) {
-		conn := connect(t, b.url)
-		client := newClient(t, conn)
-		h, got := collector(10)
-		newServer(t, conn, h, rpc.ServerOptions{Topic: t.Name()})
-		for _, id := range []string{"a", "a", "b", "a", "c"} {
-			if err := client.Cast(within(t), rpc.Message{Topic: t.Name(), Method: "m", UniqueID: id}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		var ids []string
-		for range 3 {
-			ids = append(ids, until(t, got, "a cast").UniqueID)
-		}
-		if !slices.Equal(ids, []string{"a", "b", "c"}) {
-			t.Error(ids)
-		}
-	})
+	for name, c := range map[string]struct {
+		repeats bool
+		want    []string
+	}{
+		"dropped":     {false, []string{"a", "b", "c"}},
+		"handed over": {true, []string{"a", "a", "b", "a", "c"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachBroker(t, func(t *testing.T, b endpoint) {
+				conn := connect(t, b.url)
+				client := newClient(t, conn)
+				h, got := collector(10)
+				newServer(t, conn, h, rpc.ServerOptions{Topic: t.Name(), Repeats: c.repeats})
+				for _, id := range []string{"a", "a", "b", "a", "c"} {
+					if err := client.Cast(within(t), rpc.Message{Topic: t.Name(), Method: "m", UniqueID: id}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var ids []string
+				for range c.want {
+					ids = append(ids, until(t, got, "a cast").UniqueID)
+				}
+				if !slices.Equal(ids, c.want) {
+					t.Error(ids)
+				}
+			})
+		})
+	}
 }
 
 // A cast that ends in KindUnavailable comes again, and is no duplicate; one

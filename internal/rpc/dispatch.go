@@ -25,6 +25,9 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 	ctx := WithContext(work, contextFromWire(r.Context))
 	switch s.seen.begin(id) {
 	case stateDone:
+		if s.opt.Repeats && !call {
+			break
+		}
 		s.log.DebugContext(ctx, "rpc: duplicate dropped", "method", r.Method, "unique_id", r.UniqueID)
 		s.acknowledged(d.Ack(false))
 		return

@@ -46,6 +46,9 @@ type ServerOptions struct {
 	// RequeueDelay is how long, within jitter, a cast waits that is to be
 	// delivered again; 0 is 2 s.
 	RequeueDelay time.Duration
+	// Repeats: a cast that was handled before is handed over again. For a
+	// handler that knows its own repeats and must tell so once more.
+	Repeats bool
 	// MaxBody bounds a request, in bytes; 0 is wire.DefaultMaxBody.
 	MaxBody int
 	Log     *slog.Logger

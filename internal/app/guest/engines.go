@@ -1,0 +1,86 @@
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/gotrove/gotrove/internal/guest/engine"
+	"github.com/gotrove/gotrove/internal/guest/engine/mariadb"
+	"github.com/gotrove/gotrove/internal/guest/engine/postgres"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// kind is one datastore manager.
+type kind struct {
+	open      func(engine.Settings) engine.Engine
+	template  func(context.Context, engine.Settings) (string, error)
+	installed func(context.Context) ([]installation, error)
+}
+
+// installation is one engine found on this machine.
+type installation struct {
+	Manager string `json:"manager"`
+	Version string `json:"version"`
+	BinDir  string `json:"bin_dir"`
+}
+
+var kinds = map[string]kind{
+	mariadb.Manager: {
+		open:      func(s engine.Settings) engine.Engine { return mariadb.New(s) },
+		template:  mariadb.Template,
+		installed: installedMariaDB,
+	},
+	postgres.Manager: {
+		open:      func(s engine.Settings) engine.Engine { return postgres.New(s) },
+		template:  postgres.Template,
+		installed: installedPostgreSQL,
+	},
+}
+
+func kindOf(manager string) (kind, error) {
+	k, ok := kinds[manager]
+	if !ok {
+		return k, trove.Errorf(trove.KindBadRequest, "option [DEFAULT] datastore_manager: this agent does not know %q; it knows %s",
+			manager, strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
+	}
+	return k, nil
+}
+
+func installedMariaDB(ctx context.Context) ([]installation, error) {
+	p, err := mariadb.Find("")
+	if err != nil {
+		return nil, nil // it is not here
+	}
+	version, err := p.Version(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []installation{{mariadb.Manager, version, filepath.Dir(p.Server)}}, nil
+}
+
+func installedPostgreSQL(ctx context.Context) ([]installation, error) {
+	found, err := postgres.Installed(ctx)
+	var out []installation
+	for _, i := range found {
+		out = append(out, installation{postgres.Manager, i.Version, i.BinDir})
+	}
+	return out, err
+}
+
+// listEngines writes the engines of this machine as JSON.
+func listEngines(ctx context.Context, out io.Writer) error {
+	all := []installation{}
+	for _, manager := range slices.Sorted(maps.Keys(kinds)) {
+		found, err := kinds[manager].installed(ctx)
+		if err != nil {
+			return err
+		}
+		all = append(all, found...)
+	}
+	return json.NewEncoder(out).Encode(all)
+}

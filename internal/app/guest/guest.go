@@ -1,0 +1,171 @@
+// Package guest puts the guest agent together: configuration, engine, runtime,
+// bus. What it links runs on the machines of databases, so nothing of the
+// control plane is among it.
+package guest
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/guest"
+	"github.com/gotrove/gotrove/internal/guest/engine"
+	"github.com/gotrove/gotrove/internal/guest/runtime/process"
+	"github.com/gotrove/gotrove/internal/osloconf"
+	"github.com/gotrove/gotrove/internal/rpc"
+	"github.com/gotrove/gotrove/internal/rpc/amqp"
+	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
+	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
+	"github.com/gotrove/gotrove/internal/telemetry"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+const (
+	// memoryLimit makes the collector give memory back: an agent shares a
+	// small machine with its engine.
+	memoryLimit = 12 << 20
+	closeWait   = 10 * time.Second
+	// workers bounds the requests taken at once. The agent does one after the
+	// other; those that wait must leave room for pings.
+	workers = 32
+)
+
+// Main runs a trove-guestagent command line until ctx ends and returns the exit
+// code: 0, 1 for a failure, 2 for a wrong command line.
+func Main(ctx context.Context, version string, args []string, out, errs io.Writer) int {
+	err := run(ctx, version, args, out, errs)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errUsage), errors.Is(err, flag.ErrHelp):
+		return 2
+	}
+	fmt.Fprintln(errs, "trove-guestagent:", err)
+	if action := trove.ActionOf(err); action != "" {
+		fmt.Fprintln(errs, "What to do:", action)
+	}
+	return 1
+}
+
+var errUsage = errors.New("wrong command line")
+
+func run(ctx context.Context, version string, args []string, out, errs io.Writer) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "engines":
+			return listEngines(ctx, out)
+		case "template":
+			return makeTemplate(ctx, args[1:], out, errs)
+		}
+	}
+	var src osloconf.Sources
+	flags := flag.NewFlagSet("trove-guestagent", flag.ContinueOnError)
+	flags.SetOutput(errs)
+	flags.Func("config-file", "configuration `file` (repeatable)", func(s string) error { src.Files = append(src.Files, s); return nil })
+	flags.Func("config-dir", "`directory` of *.conf files (repeatable)", func(s string) error { src.Dirs = append(src.Dirs, s); return nil })
+	show := flags.Bool("version", false, "print the version and leave")
+	flags.Usage = func() {
+		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines\n       trove-guestagent template --manager NAME --template-dir DIR\n")
+		flags.PrintDefaults()
+	}
+	if err := flags.Parse(args); err != nil {
+		return errors.Join(errUsage, err)
+	}
+	if flags.NArg() > 0 {
+		flags.Usage()
+		return errUsage
+	}
+	if *show {
+		_, err := fmt.Fprintln(out, "trove-guestagent", version)
+		return err
+	}
+	src.Environ = os.Environ()
+	c, warnings, err := loadConfig(src)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, c, version, warnings, errs)
+}
+
+// makeTemplate builds an engine's template ahead of the first instance.
+func makeTemplate(ctx context.Context, args []string, out, errs io.Writer) error {
+	flags := flag.NewFlagSet("trove-guestagent template", flag.ContinueOnError)
+	flags.SetOutput(errs)
+	var s engine.Settings
+	manager := flags.String("manager", "", "datastore manager: mariadb, postgresql")
+	flags.StringVar(&s.TemplateDir, "template-dir", "", "where templates are")
+	flags.StringVar(&s.Version, "engine-version", "", "version of the engine (default: the newest here)")
+	if err := flags.Parse(args); err != nil || s.TemplateDir == "" || flags.NArg() > 0 {
+		return errors.Join(errUsage, err)
+	}
+	k, err := kindOf(*manager)
+	if err != nil {
+		return err
+	}
+	path, err := k.template(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, path)
+	return err
+}
+
+func serve(ctx context.Context, c *config, version string, warnings []string, errs io.Writer) error {
+	debug.SetMemoryLimit(memoryLimit)
+	level := "info"
+	if c.Debug {
+		level = "debug"
+	}
+	log, err := telemetry.NewLogger(errs, telemetry.Options{Level: level})
+	if err != nil {
+		return err
+	}
+	log = log.With("instance_id", c.GuestID)
+	slog.SetDefault(log)
+	for _, w := range warnings {
+		log.WarnContext(ctx, w)
+	}
+	k, err := kindOf(c.Manager)
+	if err != nil {
+		return err
+	}
+	if c.Runtime != process.Name {
+		return trove.Errorf(trove.KindBadRequest, "option [gotrove] runtime: this agent does not know %q; it knows %s", c.Runtime, process.Name)
+	}
+	runner, err := process.New(process.Options{})
+	if err != nil {
+		return err
+	}
+	conn, err := amqp.New(amqp.Config{URL: c.TransportURL.Reveal(), Name: "trove-guestagent", Log: log})
+	if err != nil {
+		return err
+	}
+	client := rpc.NewClient(conn, rpc.ClientOptions{Exchange: c.ControlExchange, Passive: true, Log: log})
+	agent, err := guest.New(guest.Config{
+		InstanceID: c.GuestID, StateFile: filepath.Join(c.StateDir, "state.json"), Version: version,
+		Engine: k.open(c.settings()), Runtime: runner, Conductor: conductor.NewClient(client, c.ConductorQueue), Log: log,
+		VolumeDir: c.DataDir, VolumeSize: c.VolumeSize << 30, StopEngineOnExit: c.StopOnExit,
+		Timing: guest.Timing{Health: time.Duration(c.HealthPeriod) * time.Second, StartLimit: c.StateWait},
+	})
+	if err != nil {
+		return err
+	}
+	server := rpc.NewServer(conn, agent.Handler(), rpc.ServerOptions{Exchange: c.ControlExchange,
+		Topic: guestapi.Topic(c.GuestID), Server: c.GuestID, Passive: true, Workers: workers,
+		ReplyExchange: c.ReplyBy, ReplyPrefix: c.GuestID, Repeats: true, Log: log})
+	log.InfoContext(ctx, "agent started", "version", version, "manager", c.Manager, "address", c.Address)
+
+	err = agent.Run(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
+	defer cancel()
+	err = errors.Join(err, server.Close(ctx), client.Close(ctx), conn.Close(ctx))
+	log.InfoContext(ctx, "agent stopped")
+	return err
+}
