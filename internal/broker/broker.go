@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,6 +36,7 @@ type Broker struct {
 	listeners map[net.Listener]struct{}
 	closed    bool
 
+	partial atomic.Int64   // bytes of messages being received
 	running sync.WaitGroup // connections
 }
 

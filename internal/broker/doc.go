@@ -10,6 +10,11 @@
 // a message to survive keeps it until it was handled, not until it was
 // confirmed.
 //
+// Everything is bounded (Limits). A queue over its bound refuses the new
+// message: basic.nack where the publisher asked for confirms, else it is
+// dropped and counted. A consumer that reads slowly gets nothing more until it
+// has read, and holds up nobody else.
+//
 // The package must not know what travels in the messages, nor who the users
 // are: an Authenticator tells.
 package broker

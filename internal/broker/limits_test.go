@@ -194,3 +194,61 @@ func TestStalledConsumerIsCut(t *testing.T) {
 	}
 	waitFor(t, "the consumer to be cut", func() bool { return b.Queues()[0].Consumers == 0 })
 }
+
+func TestContentsBeingReceived(t *testing.T) {
+	const message = 1 << 20
+	_, addr := start(t, broker.Options{Limits: broker.Limits{MessageBytes: message, TotalBytes: 5 * message}})
+	half := func(r *raw, channel uint16) {
+		r.send(channel, &wire.BasicPublish{RoutingKey: "none"})
+		r.bytes(wire.AppendHeader(nil, channel, message, []byte{0, 0}))
+	}
+	channel := func(r *raw, id uint16) {
+		r.send(id, &wire.ChannelOpen{})
+		want[*wire.ChannelOpenOk](r)
+	}
+	greedy := func() *raw {
+		r := rawDial(t, addr)
+		r.open(0)
+		channel(r, 2)
+		half(r, 1)
+		half(r, 2)
+		channel(r, 3)
+		return r
+	}
+	r := greedy()
+	half(r, 3)
+	if code := r.closed(); code != 506 {
+		t.Errorf("a third message at once on one connection: %d", code)
+	}
+	a := greedy()
+	greedy()
+	r = rawDial(t, addr)
+	r.open(0)
+	half(r, 1)
+	channel(r, 2)
+	half(r, 2)
+	if code := r.closed(); code != 506 {
+		t.Errorf("a sixth message at once: %d", code)
+	}
+	a.send(0, &wire.ConnectionClose{})
+	want[*wire.ConnectionCloseOk](a)
+	waitFor(t, "room for others", func() bool {
+		r := rawDial(t, addr)
+		r.open(0)
+		half(r, 1)
+		r.bytes(wire.AppendEnd(append(wire.AppendBodyHead(nil, 1, 4), "part"...)))
+		r.send(0, &wire.ConnectionClose{})
+		for {
+			f, err := r.r.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := wire.ParseMethod(f.Payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, ok := m.(*wire.ConnectionCloseOk)
+			return ok
+		}
+	})
+}

@@ -16,7 +16,7 @@ type Limits struct {
 	MessageBytes       int           // body of one message, 64 MiB
 	QueueMessages      int           // per queue, ready and unacked, 100000
 	QueueBytes         int64         // per queue, ready and unacked, 128 MiB
-	TotalBytes         int64         // of all queues, 256 MiB
+	TotalBytes         int64         // of all queues, and again of messages being received, 256 MiB
 	Queues             int           // 16384
 	Exchanges          int           // 4096
 	Bindings           int           // 65536

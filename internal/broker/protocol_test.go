@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
@@ -248,4 +250,66 @@ func TestCloseConnections(t *testing.T) {
 	if _, err := stays.Channel(); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestTopicRead(t *testing.T) {
+	all := broker.All()
+	all.TopicRead = map[string]*regexp.Regexp{"amq.topic": regexp.MustCompile(`^mine\.`), "other": nil}
+	_, addr := start(t, broker.Options{Auth: logins{"agent": {"a", all}}})
+	c := dial(t, addr, "agent", "a")
+	for key, ok := range map[string]bool{"mine.#": true, "#": false} {
+		ch, err := c.Channel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ch.QueueDeclare("q", false, false, false, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := ch.QueueBind("q", key, "amq.topic", false, nil); (err == nil) != ok {
+			t.Errorf("bind with %s: %v", key, err)
+		}
+	}
+}
+
+// FuzzConnection sends a logged in client's bytes: whatever they are, the
+// broker ends that connection and lives.
+func FuzzConnection(f *testing.F) {
+	add := func(ms ...any) {
+		var b []byte
+		for _, m := range ms {
+			switch m := m.(type) {
+			case wire.Method:
+				b, _ = wire.AppendMethod(b, 1, m)
+			case string:
+				b = wire.AppendHeader(b, 1, uint64(len(m)), []byte{0, 0})
+				b = wire.AppendEnd(append(wire.AppendBodyHead(b, 1, len(m)), m...))
+			}
+		}
+		f.Add(b)
+	}
+	q := &wire.QueueDeclare{Queue: "q"}
+	p := &wire.BasicPublish{RoutingKey: "q", Mandatory: true}
+	add(q, &wire.ConfirmSelect{}, p, "one", p, "two", &wire.BasicQos{PrefetchCount: 1}, &wire.BasicConsume{ConsumerTag: "c"},
+		&wire.BasicNack{DeliveryTag: 1, Requeue: true}, &wire.BasicAck{DeliveryTag: 2}, &wire.BasicCancel{ConsumerTag: "c"})
+	add(q, p, "one", p, "two", &wire.BasicGet{}, &wire.BasicGet{}, &wire.BasicRecover{Requeue: true}, &wire.BasicGet{NoAck: true},
+		&wire.QueuePurge{}, &wire.QueueDelete{}, &wire.BasicAck{DeliveryTag: 1, Multiple: true})
+	add(&wire.ExchangeDeclare{Exchange: "x", Type: "topic", AutoDelete: true}, &wire.QueueDeclare{Exclusive: true, AutoDelete: true},
+		&wire.QueueBind{Exchange: "x", RoutingKey: "a.#"}, &wire.BasicPublish{Exchange: "x", RoutingKey: "a.b"}, "body",
+		&wire.QueueUnbind{Exchange: "x", RoutingKey: "a.#"}, &wire.ExchangeDelete{Exchange: "x"}, &wire.ChannelClose{})
+	add(&wire.QueueDeclare{Queue: "e", Arguments: wire.Table{"x-expires": int32(1)}}, &wire.ChannelFlow{Active: true}, &wire.BasicReject{DeliveryTag: 9})
+	b, addr := start(f, broker.Options{Limits: broker.Limits{TotalBytes: 1 << 20, QueueMessages: 100}})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r := rawDial(t, addr)
+		r.open(0)
+		// The broker may have closed the connection before all is written.
+		_, _ = r.nc.Write(in)
+		_ = r.nc.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, r.nc)
+		_ = r.nc.Close()
+		for _, q := range b.Queues() {
+			if q.Messages < 0 || q.Unacked < 0 || q.Bytes < 0 || q.Messages+q.Unacked == 0 && q.Bytes != 0 {
+				t.Errorf("%+v", q)
+			}
+		}
+	})
 }

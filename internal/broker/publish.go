@@ -25,6 +25,7 @@ func (ch *channel) basicPublish(m *wire.BasicPublish) error {
 func (ch *channel) dropPublishing() {
 	if ch.pub != nil && ch.pub.msg != nil {
 		ch.conn.partial -= int(ch.pub.size)
+		ch.conn.b.partial.Add(-int64(ch.pub.size))
 	}
 	ch.pub = nil
 }
@@ -71,6 +72,10 @@ func (ch *channel) header(p *publishing, h *wire.Header) error {
 	}
 	if uint64(c.partial)+h.BodySize > 2*limit {
 		return hardErr(resourceError, "too many large messages at once on one connection")
+	}
+	if c.b.partial.Add(int64(h.BodySize)) > c.b.limits.TotalBytes {
+		c.b.partial.Add(-int64(h.BodySize))
+		return hardErr(resourceError, "too many large messages at once")
 	}
 	p.size = h.BodySize
 	c.partial += int(h.BodySize)
