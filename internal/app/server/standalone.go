@@ -313,7 +313,9 @@ func (s *standalone) startServices(ctx context.Context) error {
 		rpc.ServerOptions{Topic: rpctaskmanager.Topic, Workers: taskmanagerWorkers})
 	s.task("observer", taskmanager.NewObserver(s.store, s.cloud, 0, s.log).Run, 0)
 	s.task("sweeper", taskmanager.NewSweeper(s.store, engine, 0, s.log).Run, 0)
-	s.task("outbox", outbox.NewRelay(s.store, s.client, s.log, nil).Run, 0)
+	relay := outbox.NewRelay(s.store, s.client, s.log, nil)
+	relay.Kick() // our broker has forgotten what the last process published
+	s.task("outbox", relay.Run, 0)
 
 	identityService := embedded.Service{Type: "database", Name: "trove", URL: s.apiURL() + "/v1.0/{project_id}"}
 	if s.identity, err = embedded.Open(ctx, embedded.Options{Dir: s.c.path("identity"), PublicURL: s.identityURL(),
