@@ -254,7 +254,7 @@ func (p *publisher) serveAlone(r *request) {
 		select {
 		case <-sent.Done():
 			// A refusal is the answer, and known to be to this message.
-			if e := sent.Err(); e != nil && l.err != nil && errors.Is(e, errChannel) {
+			if errors.Is(sent.Err(), errChannel) {
 				sent, err = nil, l.err
 			}
 		case <-p.s.done:
@@ -386,12 +386,15 @@ func (l *link) settle() {
 // track remembers a mandatory message, and forgets those that were confirmed
 // when nobody waited any more.
 func (l *link) track(m *inflight) {
-	if len(l.mandatory) >= maxTracked {
+	l.mu.Lock()
+	full := len(l.mandatory) >= maxTracked
+	l.mu.Unlock()
+	if full {
 		l.settle()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.mandatory) >= maxTracked {
+	if full {
 		l.mandatory = slices.DeleteFunc(l.mandatory, func(o *inflight) bool {
 			select {
 			case <-o.done():
