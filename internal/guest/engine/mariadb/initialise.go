@@ -91,7 +91,7 @@ func (e *Engine) portFree() error {
 }
 
 func (e *Engine) makeData(ctx context.Context, p Programs) error {
-	version, err := p.Version(ctx)
+	version, err := p.rememberedVersion(ctx, e.set.TemplateDir)
 	if err != nil {
 		return err
 	}
