@@ -65,11 +65,10 @@ func login(ctx context.Context, cloud string) (*gophercloud.ProviderClient, goph
 		auth.AllowReauth = true
 		provider, err = config.NewProviderClient(ctx, auth, config.WithTLSConfig(tls))
 	} else {
-		auth, err = openstack.AuthOptionsFromEnv()
-		if err != nil {
-			return nil, endpoint, &trove.Error{Kind: trove.KindBadRequest, Err: err,
-				Message: "There is no cloud to talk to: " + err.Error() + ".",
-				Action:  "Source an openrc (the demo's is in its data directory), or set OS_CLOUD to an entry of clouds.yaml."}
+		auth = fromEnvironment()
+		if auth.IdentityEndpoint == "" {
+			return nil, endpoint, trove.Errorf(trove.KindBadRequest, "There is no cloud to talk to: neither OS_AUTH_URL nor OS_CLOUD is set.").
+				WithAction("Source an openrc (the demo's is in its data directory), or set OS_CLOUD to an entry of clouds.yaml.")
 		}
 		auth.AllowReauth = true
 		endpoint = gophercloud.EndpointOpts{Region: os.Getenv("OS_REGION_NAME"), Availability: availability(os.Getenv("OS_INTERFACE"))}
@@ -79,6 +78,51 @@ func login(ctx context.Context, cloud string) (*gophercloud.ProviderClient, goph
 		return nil, endpoint, loginError(auth.IdentityEndpoint, err)
 	}
 	return provider, endpoint, nil
+}
+
+// fromEnvironment reads the variables of an openrc. Gophercloud's own reader
+// does not know OS_USER_DOMAIN_NAME and OS_PROJECT_DOMAIN_NAME, which every
+// openrc of Keystone v3 has.
+func fromEnvironment() gophercloud.AuthOptions {
+	first := func(names ...string) string {
+		for _, n := range names {
+			if v := os.Getenv(n); v != "" {
+				return v
+			}
+		}
+		return ""
+	}
+	auth := gophercloud.AuthOptions{
+		IdentityEndpoint:            first("OS_AUTH_URL"),
+		UserID:                      first("OS_USER_ID", "OS_USERID"),
+		Username:                    first("OS_USERNAME"),
+		Password:                    first("OS_PASSWORD"),
+		TokenID:                     first("OS_TOKEN", "OS_AUTH_TOKEN"),
+		DomainID:                    first("OS_USER_DOMAIN_ID", "OS_DOMAIN_ID", "OS_DEFAULT_DOMAIN"),
+		ApplicationCredentialID:     first("OS_APPLICATION_CREDENTIAL_ID"),
+		ApplicationCredentialName:   first("OS_APPLICATION_CREDENTIAL_NAME"),
+		ApplicationCredentialSecret: first("OS_APPLICATION_CREDENTIAL_SECRET"),
+	}
+	if auth.DomainID == "" {
+		auth.DomainName = first("OS_USER_DOMAIN_NAME", "OS_DOMAIN_NAME")
+	}
+	if auth.UserID != "" {
+		auth.Username, auth.DomainID, auth.DomainName = "", "", ""
+	}
+	if auth.ApplicationCredentialSecret != "" {
+		return auth // it is scoped already
+	}
+	scope := &gophercloud.AuthScope{ProjectID: first("OS_PROJECT_ID", "OS_TENANT_ID")}
+	if scope.ProjectID == "" {
+		scope.ProjectName = first("OS_PROJECT_NAME", "OS_TENANT_NAME")
+		if scope.DomainID = first("OS_PROJECT_DOMAIN_ID", "OS_DOMAIN_ID", "OS_DEFAULT_DOMAIN"); scope.DomainID == "" {
+			scope.DomainName = first("OS_PROJECT_DOMAIN_NAME", "OS_DOMAIN_NAME")
+		}
+	}
+	if scope.ProjectID != "" || scope.ProjectName != "" {
+		auth.Scope = scope
+	}
+	return auth
 }
 
 func availability(name string) gophercloud.Availability {

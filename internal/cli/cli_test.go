@@ -34,7 +34,7 @@ func newCloud(t *testing.T, answers map[string]answer) *cloud {
 	t.Cleanup(c.Close)
 	for k, v := range map[string]string{
 		"OS_AUTH_URL": c.URL + "/v3", "OS_USERNAME": "ann", "OS_PASSWORD": "secret", "OS_PROJECT_NAME": "shop",
-		"OS_USER_DOMAIN_NAME": "Default", "OS_PROJECT_DOMAIN_NAME": "Default", "OS_DOMAIN_NAME": "Default",
+		"OS_USER_DOMAIN_NAME": "Default", "OS_PROJECT_DOMAIN_NAME": "Default", "OS_DOMAIN_NAME": "",
 		"OS_CLOUD": "", "OS_REGION_NAME": "", "OS_PROJECT_ID": "", "OS_TENANT_ID": "", "OS_TENANT_NAME": "",
 		"OS_INTERFACE": "", "OS_TOKEN": "", "OS_USERID": "", "OS_USER_ID": "", "OS_DOMAIN_ID": "",
 	} {
