@@ -125,7 +125,7 @@ func (s *suite) settings(t *testing.T) engine.Settings {
 		}
 	})
 	set := engine.Settings{
-		InstanceID:  filepath.Base(dir) + "-" + strconv.Itoa(os.Getpid()),
+		InstanceID:  InstanceID(dir),
 		DataDir:     filepath.Join(dir, "v", "data"),
 		SecretsDir:  filepath.Join(dir, "v", "conf.d"),
 		ConfigDir:   filepath.Join(dir, "etc"),

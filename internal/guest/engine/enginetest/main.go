@@ -1,6 +1,7 @@
 package enginetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,10 +9,13 @@ import (
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/gotrove/gotrove/internal/proc"
 )
 
 // Environment of the tests that Main runs as another user.
@@ -71,6 +75,7 @@ func runDropped() (code int, err error) {
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
+	defer func() { err = errors.Join(err, sweep(cmd.Process.Pid)) }()
 	done := make(chan struct{})
 	defer close(done)
 	go func() {
@@ -91,6 +96,27 @@ func runDropped() (code int, err error) {
 	}
 	return 0, nil
 }
+
+// sweep ends the servers of tests that could not: those of a run that was
+// killed, or that ran out of time. InstanceID made their tags.
+func sweep(pid int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return proc.Kill(ctx, func() ([]proc.Process, error) {
+		all, err := proc.List()
+		return slices.DeleteFunc(all, func(p proc.Process) bool {
+			return !slices.ContainsFunc(p.Env, func(kv string) bool {
+				return strings.HasPrefix(kv, "GOTROVE_INSTANCE=") && strings.HasSuffix(kv, instanceSuffix(pid))
+			})
+		}), err
+	})
+}
+
+// InstanceID makes the id of a test's instance from the base name of its
+// directory. What has such an id does not outlive the test's process.
+func InstanceID(dir string) string { return filepath.Base(dir) + instanceSuffix(os.Getpid()) }
+
+func instanceSuffix(pid int) string { return "-test" + strconv.Itoa(pid) }
 
 func mountSmall(dir string, uid, gid int) bool {
 	if os.Mkdir(dir, 0o755) != nil {

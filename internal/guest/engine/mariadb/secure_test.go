@@ -43,7 +43,7 @@ func newServer(t *testing.T) *server {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	in := func(names ...string) string { return filepath.Join(append([]string{dir}, names...)...) }
 	s := &server{set: engine.Settings{
-		InstanceID: filepath.Base(dir) + "-secure", DataDir: in("v", "data"), SecretsDir: in("v", "conf.d"), ConfigDir: in("etc"),
+		InstanceID: enginetest.InstanceID(dir), DataDir: in("v", "data"), SecretsDir: in("v", "conf.d"), ConfigDir: in("etc"),
 		RunDir: in("run"), LogDir: in("log"), Address: "127.30.255.254", Port: 33060, MemoryMB: 512,
 	}}
 	if s.runtime, err = process.New(process.Options{}); err != nil {
