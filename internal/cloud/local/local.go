@@ -128,7 +128,10 @@ func New(o Options) (*Cloud, error) {
 	if !o.Range.IsValid() || !o.Range.Addr().IsLoopback() {
 		return nil, trove.Errorf(trove.KindBadRequest, "%s is not a range of loopback addresses such as 127.20.0.0/16", o.Range)
 	}
-	if o.User != nil && os.Geteuid() != 0 && o.User.UID != os.Geteuid() {
+	if o.User != nil && o.User.UID == os.Geteuid() {
+		o.User = nil
+	}
+	if o.User != nil && os.Geteuid() != 0 {
 		return nil, trove.Errorf(trove.KindBadRequest, "Only root can run the databases as user %s.", o.User.Name)
 	}
 	c := &Cloud{o: o, log: o.Log, changed: make(chan struct{}, 1), locks: map[string]*keyLock{}, health: map[string]health{}}
@@ -152,7 +155,7 @@ func New(o Options) (*Cloud, error) {
 // checkReachable finds a directory on the way to dir that the agents' user may
 // not enter: agents would fail with a message that says less.
 func (c *Cloud) checkReachable(dir string) error {
-	if c.o.User == nil || c.o.User.UID == os.Geteuid() {
+	if c.o.User == nil {
 		return nil
 	}
 	for d := dir; ; d = filepath.Dir(d) {

@@ -656,6 +656,32 @@ func TestStopAllWithoutAgent(t *testing.T) {
 	}
 }
 
+// One damaged record harms nobody else.
+func TestDamagedRecord(t *testing.T) {
+	o := options(t)
+	c := open(t, o)
+	create(t, c, o, "fine")
+	dir := filepath.Join(o.DataDir, "instances", "torn")
+	if err := errors.Join(os.Mkdir(dir, 0o711), os.WriteFile(filepath.Join(dir, "server.json"), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := c.Servers(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("servers are %v, %v", all, err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.StopAll(ended); err != nil { // even so
+		t.Error(err)
+	}
+	if found, _ := proc.Tagged("GOTROVE_INSTANCE=fine"); len(found) > 0 {
+		t.Errorf("runs on: %v", found)
+	}
+	o2 := cloud.Owner{InstanceID: "torn"}
+	if gone, err := c.DeleteServer(t.Context(), o2); !gone || err != nil || exists(dir) {
+		t.Errorf("a torn instance cannot be deleted: %v, %v", gone, err)
+	}
+}
+
 func TestBadInstanceID(t *testing.T) {
 	c := open(t, options(t))
 	for _, id := range []string{"", "..", "a/b", "../../etc"} {

@@ -140,8 +140,8 @@ func (c *Cloud) Server(_ context.Context, o cloud.Owner) (cloud.Server, error) {
 }
 
 // Servers gives all servers.
-func (c *Cloud) Servers(context.Context) (map[string]cloud.Server, error) {
-	all, err := c.servers()
+func (c *Cloud) Servers(ctx context.Context) (map[string]cloud.Server, error) {
+	all, err := c.servers(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,9 @@ func (c *Cloud) Servers(context.Context) (map[string]cloud.Server, error) {
 	return out, nil
 }
 
-func (c *Cloud) servers() ([]server, error) {
+// servers reads all records. A damaged one is told and left out: the others
+// must not suffer for it.
+func (c *Cloud) servers(ctx context.Context) ([]server, error) {
 	entries, err := os.ReadDir(filepath.Join(c.o.DataDir, "instances"))
 	if err != nil {
 		return nil, durable.Explain(err)
@@ -162,9 +164,8 @@ func (c *Cloud) servers() ([]server, error) {
 		var srv server
 		there, err := readJSON(c.path(e.Name(), "server.json"), &srv)
 		if err != nil {
-			return nil, err
-		}
-		if there {
+			c.log.ErrorContext(ctx, "an instance is left out", "instance_id", e.Name(), "error", err)
+		} else if there {
 			out = append(out, srv)
 		}
 	}

@@ -33,9 +33,9 @@ func (c *Cloud) Run(ctx context.Context) error {
 	tick := time.NewTicker(rotateEvery)
 	defer tick.Stop()
 	for {
-		all, err := c.servers()
+		all, err := c.servers(ctx)
 		if err != nil {
-			return err
+			c.log.ErrorContext(ctx, "instances cannot be listed; tried again soon", "error", err)
 		}
 		for _, srv := range all {
 			id := srv.InstanceID
@@ -134,7 +134,7 @@ func (c *Cloud) exists(id string) bool {
 // kills what is left when StopGrace or ctx ends. Call it when Run has returned:
 // Run would start them again. The servers stay: the next Run starts them.
 func (c *Cloud) StopAll(ctx context.Context) error {
-	all, err := c.servers()
+	all, err := c.servers(ctx)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,11 @@ func (c *Cloud) StopAll(ctx context.Context) error {
 }
 
 func (c *Cloud) stop(ctx context.Context, id string) error {
-	unlock, err := c.lock(ctx, id)
+	// Whoever holds the lock has an end; ctx may have ended, and what runs must
+	// go nevertheless.
+	hard, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.o.StopGrace+2*killLimit)
+	defer cancel()
+	unlock, err := c.lock(hard, id)
 	if err != nil {
 		return err
 	}
@@ -174,10 +178,7 @@ func (c *Cloud) stop(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	// ctx may have ended; what is left must go nevertheless.
-	kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
-	defer cancel()
-	return c.killAll(kill, id)
+	return c.killAll(hard, id)
 }
 
 // engineGrace is what an engine without an agent gets: it may be one that waits
