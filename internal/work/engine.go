@@ -43,16 +43,17 @@ type Store interface {
 
 // Options are the engine's bounds. A zero field has the default told beside it.
 type Options struct {
-	Process string        // names this process in leases; default is random
-	Workers int           // pieces of work at once; 16
-	Lease   time.Duration // 30 s; renewed every third of it
-	Poll    time.Duration // how late a change by another process may be seen; 2 s
-	Attempt time.Duration // the longest one run of a step may take; 15 min
-	Retry   Backoff       // 200 ms to 15 s
-	Undo    time.Duration // how long the undo of one step is tried; 10 min
-	Grace   time.Duration // how long Run waits for steps to end when it stops; 10 s
-	Keep    time.Duration // how long finished work is remembered; 7 days
-	Log     *slog.Logger  // slog.Default()
+	Process string           // names this process in leases; default is random
+	Workers int              // pieces of work at once; 16
+	Lease   time.Duration    // 30 s; renewed every third of it
+	Poll    time.Duration    // how late a change by another process may be seen; 2 s
+	Attempt time.Duration    // the longest one run of a step may take; 15 min
+	Retry   Backoff          // 200 ms to 15 s
+	Undo    time.Duration    // how long the undo of one step is tried; 10 min
+	Grace   time.Duration    // how long Run waits for steps to end when it stops; 10 s
+	Keep    time.Duration    // how long finished work is remembered; 7 days
+	Clock   func() time.Time // measures time since a lease; time.Now
+	Log     *slog.Logger     // slog.Default()
 }
 
 // Backoff is a pause that doubles from First to Most, jittered by a quarter.
@@ -96,6 +97,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Process == "" {
 		o.Process = rand.Text()
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -247,7 +251,7 @@ func (e *Engine) lease(ctx context.Context) *job {
 	if row == nil {
 		return nil
 	}
-	j := &job{engine: e, def: e.flows[row.Kind], row: *row, owner: owner, leased: time.Now(),
+	j := &job{engine: e, def: e.flows[row.Kind], row: *row, owner: owner, leased: e.opts.Clock(),
 		log: e.opts.Log.With("work", row.ID, "kind", row.Kind)}
 	e.mu.Lock()
 	e.running[row.ID] = j

@@ -57,7 +57,7 @@ type job struct {
 }
 
 // now is the database's clock.
-func (j *job) now() time.Time { return j.row.Now.Add(time.Since(j.leased)) }
+func (j *job) now() time.Time { return j.row.Now.Add(j.engine.opts.Clock().Sub(j.leased)) }
 
 // interrupt ends the context of the running step: always if lost, otherwise
 // only if the step may be cancelled.

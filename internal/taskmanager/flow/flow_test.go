@@ -34,11 +34,11 @@ type end struct {
 	Quota      int
 }
 
-func (w *world) end(ctx context.Context) (any, error) {
-	e := end{Left: w.left(), Made: w.made}
+func (w *world) end(ctx context.Context) (e end, err error) {
+	e = end{Left: w.left(), Made: w.made}
 	ops, err := w.store.Operations(ctx, "i1", 10)
 	if err != nil {
-		return nil, err
+		return e, err
 	}
 	for _, o := range ops {
 		e.Operations = append(e.Operations, o.Kind+" "+string(o.State)+" "+o.Cause)
@@ -48,7 +48,7 @@ func (w *world) end(ctx context.Context) (any, error) {
 	}
 	quotas, err := w.store.Quotas(ctx, tenant, trove.QuotaDelta{trove.ResourceInstances: 10, trove.ResourceRAM: 51200, trove.ResourceVolumes: 20})
 	if err != nil {
-		return nil, err
+		return e, err
 	}
 	for _, q := range quotas {
 		if q.Resource == trove.ResourceInstances {
@@ -61,7 +61,7 @@ func (w *world) end(ctx context.Context) (any, error) {
 		return e, nil
 	}
 	if err != nil {
-		return nil, err
+		return e, err
 	}
 	e.Task, e.Service, e.Server, e.Addresses = inst.Task, inst.Service, inst.Server.Status, inst.Server.Addresses
 	e.Compute, e.Volume = inst.ComputeID, inst.VolumeID
@@ -71,6 +71,25 @@ func (w *world) end(ctx context.Context) (any, error) {
 	root, err := w.store.RootHistory(ctx, "i1")
 	e.Root = root.IsEnabled()
 	return e, err
+}
+
+// served makes the instance, with a process that nobody kills.
+func (w *world) served() {
+	w.t.Helper()
+	e, err := w.engine(worktest.NewGate(0), nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(w.t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	defer func() { stop(); <-ended }()
+	if err := accept(ctx, e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
+		w.t.Fatal(err)
+	}
+	if op := w.operation("i1"); op.State != trove.OperationDone {
+		w.t.Fatalf("operation: %+v", op)
+	}
 }
 
 // ended reports whether so many operations have ended.
@@ -98,6 +117,8 @@ func TestKilledEverywhere(t *testing.T) {
 		begin func(ctx context.Context, w *world, e *work.Engine) error
 		works int
 		check func(t *testing.T, e end)
+		// forget drops what may differ.
+		forget func(e end) end
 	}{
 		"create": {
 			begin: func(ctx context.Context, _ *world, e *work.Engine) error { return create(ctx, e) },
@@ -128,10 +149,24 @@ func TestKilledEverywhere(t *testing.T) {
 					t.Errorf("the end of a creation that failed: %+v", e)
 				}
 			}},
-		"create and delete": {
+		"delete": {
+			works: 2,
+			set:   func(w *world) { w.served() },
+			begin: func(ctx context.Context, w *world, e *work.Engine) error {
+				return accept(ctx, e, flow.KindDelete, "m2", flow.Delete{})
+			},
+			check: func(t *testing.T, e end) {
+				if !e.Deleted || len(e.Left) != 0 || e.Quota != 0 {
+					t.Errorf("the end of a deletion: %+v", e)
+				}
+			}},
+		"delete during build": {
 			works: 2,
 			begin: func(ctx context.Context, w *world, e *work.Engine) error {
 				if err := create(ctx, e); err != nil {
+					return err
+				}
+				if err := w.store.BeginDelete(ctx, "i1", nil); err != nil && !trove.IsKind(err, trove.KindNotFound) {
 					return err
 				}
 				return accept(ctx, e, flow.KindDelete, "m2", flow.Delete{})
@@ -140,13 +175,13 @@ func TestKilledEverywhere(t *testing.T) {
 				if !e.Deleted || len(e.Left) != 0 || e.Quota != 0 {
 					t.Errorf("the end of a deletion: %+v", e)
 				}
-			}},
-		"create and restart": {
+			},
+			// How far the creation came is a matter of time.
+			forget: func(e end) end { e.Made, e.Operations = nil, nil; return e }},
+		"restart": {
 			works: 2,
+			set:   func(w *world) { w.served() },
 			begin: func(ctx context.Context, w *world, e *work.Engine) error {
-				if err := create(ctx, e); err != nil {
-					return err
-				}
 				return accept(ctx, e, flow.KindRestart, "m2", flow.Restart{})
 			},
 			check: func(t *testing.T, e end) {
@@ -169,10 +204,14 @@ func TestKilledEverywhere(t *testing.T) {
 					Ended:  w.ended(max(1, tc.works)),
 					Result: func(ctx context.Context) (any, error) {
 						got, err := w.end(ctx)
-						if err == nil {
-							tc.check(t, got.(end))
+						if err != nil {
+							return nil, err
 						}
-						return got, err
+						tc.check(t, got)
+						if tc.forget != nil {
+							got = tc.forget(got)
+						}
+						return got, nil
 					},
 				}
 			})
@@ -205,7 +244,7 @@ func TestCreateFailures(t *testing.T) {
 	for name, tc := range map[string]struct {
 		set     func(w *world)
 		refused string
-		timeout time.Duration
+		timeout bool
 		task    trove.Task
 		cause   string
 		details string
@@ -220,11 +259,11 @@ func TestCreateFailures(t *testing.T) {
 			task: trove.TaskErrorTimeoutGuest, cause: "engine binary missing"},
 		"engine": {set: func(w *world) { w.ends, w.console = trove.ServiceFailed, "starting\nport 3306 is taken\n" },
 			task: trove.TaskErrorTimeoutGuest, cause: "port 3306 is taken", details: "starting"},
-		"silent agent": {set: func(w *world) { w.mute, w.console = true, "cannot reach the broker" }, timeout: 300 * time.Millisecond,
-			task: trove.TaskErrorTimeoutGuest, cause: "silent for 300ms. It last wrote: cannot reach the broker"},
-		"server that never starts": {set: func(w *world) { w.mute, w.status = true, trove.ServerBuild }, timeout: 300 * time.Millisecond,
+		"silent agent": {set: func(w *world) { w.mute, w.console = true, "cannot reach the broker" }, timeout: true,
+			task: trove.TaskErrorTimeoutGuest, cause: "silent for 30m0s. It last wrote: cannot reach the broker"},
+		"server that never starts": {set: func(w *world) { w.mute, w.status = true, trove.ServerBuild }, timeout: true,
 			task: trove.TaskErrorTimeoutGuest, cause: "BUILD, not ACTIVE"},
-		"agent that does not end": {set: func(w *world) { w.ends = trove.ServiceBuilding }, timeout: 300 * time.Millisecond,
+		"agent that does not end": {set: func(w *world) { w.ends = trove.ServiceBuilding }, timeout: true,
 			task: trove.TaskErrorTimeoutGuest, cause: "still making the database ready"},
 		"unsupported": {refused: "b1", task: trove.TaskErrorServer, cause: "Restoring a backup into a new instance is not supported yet."},
 	} {
@@ -235,7 +274,10 @@ func TestCreateFailures(t *testing.T) {
 			if tc.set != nil {
 				tc.set(w)
 			}
-			e := w.run(func(o *flow.Options) { o.UsageTimeout = tc.timeout })
+			if tc.timeout {
+				w.ahead = time.Hour
+			}
+			e := w.run(nil)
 			q := request("i1")
 			if tc.refused != "" {
 				q.BackupID = &tc.refused
@@ -434,7 +476,11 @@ func TestRestart(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			w.instance("i1")
-			e := w.run(func(o *flow.Options) { o.RestartTimeout = 500 * time.Millisecond })
+			e := w.run(func(o *flow.Options) {
+				if tc.fault != nil && tc.fault.times > 9 {
+					o.RestartTimeout = 500 * time.Millisecond
+				}
+			})
 			if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
 				t.Fatal(err)
 			}

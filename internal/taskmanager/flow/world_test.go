@@ -43,6 +43,15 @@ type world struct {
 	// ends is the status an agent reports after prepare, and why.
 	ends trove.ServiceStatus
 	why  string
+	// ahead is how far the engine's clock jumps when prepare is cast.
+	ahead time.Duration
+	clock time.Duration
+}
+
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Add(w.clock)
 }
 
 // agent is what a guest remembers.
@@ -128,7 +137,7 @@ func (w *world) engine(g *worktest.Gate, change func(*flow.Options)) (*work.Engi
 		change(&o)
 	}
 	f := flow.New(gatedStore{w.store, g}, fakeCloud{w, g}, fakeGuest{w, g}, fakeGuest{w, g}, fakeBus{w, g}, o)
-	return work.New(g.Store(w.store), work.Options{Poll: 50 * time.Millisecond, Log: quiet,
+	return work.New(g.Store(w.store), work.Options{Poll: 50 * time.Millisecond, Log: quiet, Clock: w.now,
 		Retry: work.Backoff{First: time.Millisecond, Most: 10 * time.Millisecond}}, f.All()...)
 }
 
@@ -325,6 +334,7 @@ func (f fakeGuest) Cast(ctx context.Context, m rpc.Message) error {
 		}
 		var heartbeat bool
 		err := f.w.do("prepare", func() error {
+			f.w.clock += f.w.ahead
 			a := f.w.agents[id]
 			if a == nil || f.w.mute || a.prepared[m.UniqueID] {
 				return nil
