@@ -67,7 +67,7 @@ func (s *seen) end(id requestKey, handled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.running, id)
-	if !handled {
+	if !handled || s.done[id] {
 		return
 	}
 	delete(s.done, s.ring[s.next])
