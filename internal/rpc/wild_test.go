@@ -39,13 +39,33 @@ func TestNotARequest(t *testing.T) {
 			t.Error(in)
 		}
 		// A call that names another queue than one for replies: nothing is
-		// written there. The second call shows that the first was handled.
-		publish(wire.ContentType, `{"method": "m", "_msg_id": "1", "_reply_q": "`+t.Name()+`"}`)
+		// written there. The cast after it shows that it was handled.
+		other := t.Name() + ".other"
+		if err := rpc.DeclareQueues(within(t), conn, exchange, other); err != nil {
+			t.Fatal(err)
+		}
+		publish(wire.ContentType, `{"method": "m", "_msg_id": "1", "_reply_q": "`+other+`"}`)
 		publish(wire.ContentType, `{"method": "m", "_unique_id": "next"}`)
 		for _, call := range []bool{true, false} {
 			if in := until(t, got, "a request"); in.Call != call {
 				t.Errorf("%+v", in)
 			}
+		}
+		session, err := conn.Session(within(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := session.Do(func(ch *amqp091.Channel) error {
+			d, found, err := ch.Get(other, true)
+			if found {
+				t.Errorf("a reply was written to a queue of requests: %s", d.Body)
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+		if err := rpc.DeleteQueues(within(t), conn, other); err != nil {
+			t.Error(err)
 		}
 	})
 }
