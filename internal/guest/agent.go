@@ -180,7 +180,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	stopBeats()
 	reporter.Wait()
-	return errors.Join(err, a.cfg.Engine.Close())
+	if err := a.cfg.Engine.Close(); err != nil {
+		a.log.Debug("closing connections to the engine", "error", err) // it may be gone
+	}
+	return err
 }
 
 // stopOnExit stops the engine, which is wanted again when the agent is.

@@ -372,6 +372,9 @@ func TestExit(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				w := newWorld()
 				r, file := w.prepared(t, func(c *Config) { c.StopEngineOnExit = stop })
+				w.mu.Lock()
+				w.slow = time.Second // the last word is waited for
+				w.mu.Unlock()
 				r.stop()
 				if runs := w.pid != 0; runs == stop {
 					t.Errorf("engine runs: %t", runs)

@@ -56,6 +56,7 @@ type world struct {
 	failures []failure
 	roots    int
 	refuse   bool          // the broker is away
+	slow     time.Duration // until the broker confirms
 	told     chan struct{} // closed and replaced with each heartbeat
 }
 
@@ -276,7 +277,17 @@ func (r fakeRuntime) Stop(ctx context.Context, h runtime.Handle, _ os.Signal, _ 
 
 type fakeConductor struct{ *world }
 
-func (c fakeConductor) Heartbeat(_ context.Context, h conductor.Heartbeat) error {
+func (c fakeConductor) Heartbeat(ctx context.Context, h conductor.Heartbeat) error {
+	c.mu.Lock()
+	slow := c.slow
+	c.mu.Unlock()
+	if slow > 0 {
+		select {
+		case <-time.After(slow):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dead {

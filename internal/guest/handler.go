@@ -19,11 +19,7 @@ func (a *Agent) Handler() rpc.Handler {
 	serve := guestapi.Handler(a)
 	return rpc.HandlerFunc(func(ctx context.Context, in *rpc.Incoming) (any, error) {
 		if in.Call {
-			out, err := serve.Handle(ctx, in)
-			if err != nil {
-				a.log.Warn("request failed", "method", in.Method, "error", err)
-			}
-			return out, err
+			return serve.Handle(ctx, in)
 		}
 		return nil, a.handleCast(ctx, serve, in)
 	})

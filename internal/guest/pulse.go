@@ -34,6 +34,7 @@ type pulse struct {
 	mu       sync.Mutex
 	status   trove.ServiceStatus
 	waiting  []beat
+	sending  bool     // the first of what waits is under way
 	done     []string // handled casts not yet reported
 	lastSent time.Time
 	idle     chan struct{} // closed when nothing waits, nil if nobody asks
@@ -86,7 +87,7 @@ func (p *pulse) flush(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, beatLimit)
 	defer cancel()
 	p.mu.Lock()
-	if len(p.waiting) == 0 {
+	if len(p.waiting) == 0 && !p.sending {
 		p.mu.Unlock()
 		return
 	}
@@ -167,19 +168,22 @@ func (p *pulse) sendAll(ctx context.Context) error {
 			p.waiting = slices.Delete(p.waiting, 0, 1)
 		}
 		done := slices.Clone(p.done)
+		p.sending = true
 		p.mu.Unlock()
 
-		if err := p.send(ctx, b, done); err != nil {
-			p.mu.Lock()
-			if len(p.waiting) < maxBeats {
-				p.waiting = slices.Insert(p.waiting, 0, b)
-			}
-			p.mu.Unlock()
+		err := p.send(ctx, b, done)
+		p.mu.Lock()
+		p.sending = false
+		switch {
+		case err == nil:
+			p.done = slices.Delete(p.done, 0, len(done))
+		case len(p.waiting) < maxBeats:
+			p.waiting = slices.Insert(p.waiting, 0, b)
+		}
+		p.mu.Unlock()
+		if err != nil {
 			return err
 		}
-		p.mu.Lock()
-		p.done = slices.Delete(p.done, 0, len(done))
-		p.mu.Unlock()
 	}
 	return ctx.Err()
 }
