@@ -254,15 +254,19 @@ func xExpires(e *env) {
 	// Watched without declaring it, which would renew its lease.
 	e.must(ch.ExchangeDeclare("xexp.x", "fanout", false, true, false, false, nil))
 	e.must(ch.QueueBind("xexp.idle", "", "xexp.x", false, nil))
-	e.eventually("unused goes", func() bool {
+	gone := func() bool {
 		ch := e.ch()
 		defer ch.Close()
 		return ch.ExchangeDeclarePassive("xexp.x", "fanout", false, false, false, false, nil) != nil
-	})
+	}
+	e.eventually("unused goes", gone)
 	if d := time.Since(began); d < 1900*time.Millisecond {
 		e.Errorf("expired after %v, before its time", d)
 	}
 	e.text(ch, "xexp.used", "still there")
 	e.next("consumed stays", ds)
+	e.must(ch.ExchangeDeclare("xexp.x", "fanout", false, true, false, false, nil))
+	e.must(ch.QueueBind("xexp.used", "", "xexp.x", false, nil))
 	e.must(ch.Cancel("c", false))
+	e.eventually("goes after its last consumer", gone)
 }
