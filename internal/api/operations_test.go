@@ -142,7 +142,7 @@ func (h *harness) event(step string, kind string, state trove.OperationState) {
 }
 
 func TestStream(t *testing.T) {
-	h := newHarness(t, func(c *api.Config) { c.StreamPoll = time.Hour })
+	h := newHarness(t, func(c *api.Config) { c.StreamPoll, c.StreamHeartbeat = time.Hour, time.Hour })
 	h.instance(demo, id(1), mysqlVersion)
 	server := h.serve()
 	h.event("one", "restart", trove.OperationRunning)
