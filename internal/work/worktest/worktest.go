@@ -268,7 +268,7 @@ func life(t *testing.T, w World, g *Gate) bool {
 	if err := w.Begin(ctx, e); err != nil && !errors.Is(err, ErrDead) {
 		t.Fatal(err)
 	}
-	look := time.NewTicker(5 * time.Millisecond)
+	look := time.NewTicker(25 * time.Millisecond)
 	defer look.Stop()
 	for {
 		select {
