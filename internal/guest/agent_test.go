@@ -82,18 +82,18 @@ func TestPrepare(t *testing.T) {
 			t.Error(diff)
 		}
 		var stages []string
-		for _, b := range w.beats {
-			if s := b.Payload.Stage; s != nil {
-				stages = append(stages, s.Name)
+		w.with(func() {
+			for i, b := range w.beats {
+				if s := b.Payload.Stage; s != nil {
+					stages = append(stages, s.Name)
+				}
+				if i > 0 && *b.Sent <= *w.beats[i-1].Sent {
+					t.Errorf("heartbeat %d is not newer than the one before", i)
+				}
 			}
-		}
+		})
 		if diff := cmp.Diff([]string{"accepted", "check", "initialise", "configure", "start", "ready", "accounts", "databases", "users", "root"}, stages); diff != "" {
 			t.Error(diff)
-		}
-		for i := 1; i < len(w.beats); i++ {
-			if *w.beats[i].Sent <= *w.beats[i-1].Sent {
-				t.Errorf("heartbeat %d is not newer than the one before", i)
-			}
 		}
 		b, err := os.ReadFile(file)
 		if err != nil {
@@ -126,7 +126,8 @@ func TestPrepareKilled(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld()
 			w.prepared(t)
-			calls, want = w.calls, w.facts()
+			want = w.facts()
+			w.with(func() { calls = w.calls })
 		})
 	})
 	if calls < 12 {
@@ -156,16 +157,14 @@ func TestPrepareKilled(t *testing.T) {
 						t.Fatal(err)
 					}
 					r.stopped(t)
-					w.mu.Lock()
-					w.killAt, w.beats = -1, nil
-					w.mu.Unlock()
+					w.with(func() { w.killAt, w.beats = -1, nil })
 					next := w.agent(t, copied)
 					next.until(trove.ServiceHealthy)
 					if got := w.facts(); got != want {
 						t.Errorf("got  %s\nwant %s", got, want)
 					}
-					if s := w.statuses(); slices.Contains(s, trove.ServiceFailed.Description) || len(w.failures) > 0 {
-						t.Errorf("resumed with statuses %v, failures %v", s, w.failures)
+					if s := w.statuses(); slices.Contains(s, trove.ServiceFailed.Description) || len(w.failed()) > 0 {
+						t.Errorf("resumed with statuses %v, failures %v", s, w.failed())
 					}
 				})
 			})
@@ -200,17 +199,18 @@ func TestPrepareFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.until(trove.ServiceFailed)
-		if len(w.failures) != 1 {
-			t.Fatalf("failures: %v", w.failures)
+		failures := w.failed()
+		if len(failures) != 1 {
+			t.Fatalf("failures: %v", failures)
 		}
-		f := w.failures[0]
+		f := failures[0]
 		if !strings.Contains(f.message, "users") || strings.Contains(f.message, "s3cret") || !slices.Contains(f.details, "the log's end") {
 			t.Errorf("failure: %+v", f)
 		}
 		r.stop()
 
 		// It stays failed over a restart, and can be asked for again.
-		delete(w.failAt, "CreateUser")
+		w.with(func() { delete(w.failAt, "CreateUser") })
 		r = w.agent(t, file)
 		if err := r.cast(prepareMessage("m2")); err != nil {
 			t.Fatal(err)
@@ -229,8 +229,8 @@ func TestPrepareOfWhatWeCannotDo(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.until(trove.ServiceFailed)
-		if len(w.failures) != 1 || w.initialised {
-			t.Errorf("failures %v, initialised %t", w.failures, w.initialised)
+		if len(w.failed()) != 1 || strings.HasPrefix(w.facts(), "true") {
+			t.Errorf("failures %v, facts %s", w.failed(), w.facts())
 		}
 	})
 }
@@ -248,8 +248,8 @@ func TestStopWhilePreparing(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.until(trove.ServiceFailed)
-		if w.pid != 0 || len(w.failures) != 0 {
-			t.Errorf("engine runs: %d, failures %v", w.pid, w.failures)
+		if w.engine() != 0 || len(w.failed()) != 0 {
+			t.Errorf("engine runs: %d, failures %v", w.engine(), w.failed())
 		}
 	})
 }
@@ -258,14 +258,16 @@ func TestAgentRestartLeavesTheEngineAlone(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		r, file := w.prepared(t)
-		pid := w.pid
+		pid := w.engine()
 		r.stop()
-		w.beats = nil
+		w.with(func() { w.beats = nil })
 		r = w.agent(t, file)
 		r.until(trove.ServiceHealthy)
-		if w.pid != pid || w.starts != 1 || w.stops != 0 {
-			t.Errorf("pid %d was %d, starts %d, stops %d", w.pid, pid, w.starts, w.stops)
-		}
+		w.with(func() {
+			if w.pid != pid || w.starts != 1 || w.stops != 0 {
+				t.Errorf("pid %d was %d, starts %d, stops %d", w.pid, pid, w.starts, w.stops)
+			}
+		})
 		if diff := cmp.Diff([]string{"healthy"}, w.statuses()); diff != "" {
 			t.Errorf("a healthy engine was reported otherwise: %s", diff)
 		}
@@ -278,12 +280,17 @@ func TestPowerCut(t *testing.T) {
 		r, file := w.prepared(t)
 		r.stop()
 		w.end(runtime.State{ExitCode: -1})
-		w.beats = nil
+		w.with(func() { w.beats = nil })
 		r = w.agent(t, file)
 		r.until(trove.ServiceHealthy)
-		if diff := cmp.Diff([]string{"shutdown", "healthy"}, w.statuses()); diff != "" || w.starts != 2 {
-			t.Errorf("starts %d %s", w.starts, diff)
+		if diff := cmp.Diff([]string{"shutdown", "healthy"}, w.statuses()); diff != "" {
+			t.Error(diff)
 		}
+		w.with(func() {
+			if w.starts != 2 {
+				t.Errorf("starts %d", w.starts)
+			}
+		})
 	})
 }
 
@@ -291,9 +298,7 @@ func TestEngineCrash(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		r, _ := w.prepared(t)
-		w.mu.Lock()
-		w.beats, w.crashNext = nil, 7
-		w.mu.Unlock()
+		w.with(func() { w.beats, w.crashNext = nil, 7 })
 		began := time.Now()
 		w.end(runtime.State{ExitCode: -1, Detail: "killed by signal 9"})
 		r.until(trove.ServiceCrashed)
@@ -301,9 +306,11 @@ func TestEngineCrash(t *testing.T) {
 			t.Errorf("told after %s", took)
 		}
 		r.until(trove.ServiceHealthy)
-		if w.starts != 9 || len(w.failures) != 1 || !strings.Contains(w.failures[0].message, "the port is taken") {
-			t.Errorf("starts %d, failures %+v", w.starts, w.failures)
-		}
+		w.with(func() {
+			if w.starts != 9 || len(w.failures) != 1 || !strings.Contains(w.failures[0].message, "the port is taken") {
+				t.Errorf("starts %d, failures %+v", w.starts, w.failures)
+			}
+		})
 		if took := time.Since(began); took < 10*time.Second {
 			t.Errorf("seven restarts within %s: no back-off", took)
 		}
@@ -314,20 +321,18 @@ func TestEngineDoesNotAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		r, _ := w.prepared(t)
-		w.mu.Lock()
-		w.hang = true
-		w.mu.Unlock()
+		w.with(func() { w.hang = true })
 		r.until(trove.ServiceUnknown)
 		if ok, err := r.Ping(t.Context()); !ok || err != nil {
 			t.Error("the agent does not answer either")
 		}
-		w.mu.Lock()
-		w.hang = false
-		w.mu.Unlock()
+		w.with(func() { w.hang = false })
 		r.until(trove.ServiceHealthy)
-		if w.starts != 1 {
-			t.Errorf("starts %d", w.starts)
-		}
+		w.with(func() {
+			if w.starts != 1 {
+				t.Errorf("starts %d", w.starts)
+			}
+		})
 	})
 }
 
@@ -335,14 +340,16 @@ func TestRestartAndStop(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		r, file := w.prepared(t)
-		pid := w.pid
+		pid := w.engine()
 		if err := r.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if w.pid == pid || w.pid == 0 || w.stops != 1 {
-			t.Errorf("pid %d was %d, stops %d", w.pid, pid, w.stops)
-		}
+		w.with(func() {
+			if w.pid == pid || w.pid == 0 || w.stops != 1 {
+				t.Errorf("pid %d was %d, stops %d", w.pid, pid, w.stops)
+			}
+		})
 		if diff := cmp.Diff([]string{"new", "building", "healthy", "restarting", "healthy"}, w.statuses()); diff != "" {
 			t.Error(diff)
 		}
@@ -353,7 +360,7 @@ func TestRestartAndStop(t *testing.T) {
 		r.stop()
 		r = w.agent(t, file)
 		time.Sleep(5 * time.Minute) // the bubble's clock
-		if w.pid != 0 {
+		if w.engine() != 0 {
 			t.Error("a stopped engine was started")
 		}
 		if err := r.CreateDatabases(t.Context(), nil); trove.KindOf(err) != trove.KindGuest {
@@ -372,11 +379,9 @@ func TestExit(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				w := newWorld()
 				r, file := w.prepared(t, func(c *Config) { c.StopEngineOnExit = stop })
-				w.mu.Lock()
-				w.slow = time.Second // the last word is waited for
-				w.mu.Unlock()
+				w.with(func() { w.slow = time.Second }) // the last word is waited for
 				r.stop()
-				if runs := w.pid != 0; runs == stop {
+				if runs := w.engine() != 0; runs == stop {
 					t.Errorf("engine runs: %t", runs)
 				}
 				if s := w.statuses(); stop && s[len(s)-1] != "shutdown" {
@@ -392,12 +397,14 @@ func TestHeartbeatInterval(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		w.prepared(t)
-		w.beats = nil
+		w.with(func() { w.beats = nil })
 		time.Sleep(time.Minute) // the bubble's clock
 		synctest.Wait()
-		if n := len(w.beats); n < 5 || n > 7 {
-			t.Errorf("%d heartbeats in a minute", n)
-		}
+		w.with(func() {
+			if n := len(w.beats); n < 5 || n > 7 {
+				t.Errorf("%d heartbeats in a minute", n)
+			}
+		})
 	})
 }
 
@@ -410,9 +417,7 @@ func TestHeartbeatsWithoutBroker(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Minute) // the bubble's clock
-		w.mu.Lock()
-		w.refuse = false
-		w.mu.Unlock()
+		w.with(func() { w.refuse = false })
 		r.until(trove.ServiceHealthy)
 		if diff := cmp.Diff([]string{"new", "building", "healthy"}, w.statuses()); diff != "" {
 			t.Error(diff)
@@ -445,16 +450,14 @@ func TestRepeatedCast(t *testing.T) {
 		if diff := cmp.Diff([]string{"m1", "c1", "c1"}, w.done()); diff != "" {
 			t.Error(diff)
 		}
-		w.mu.Lock()
-		delete(w.databases, "new")
-		w.mu.Unlock()
+		w.with(func() { delete(w.databases, "new") })
 		r.stop()
 		r = w.agent(t, file)
 		if err := r.cast(m); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if w.databases["new"] {
+		if strings.Contains(w.facts(), "new") {
 			t.Error("a repeat was done again after a restart of the agent")
 		}
 		if d := w.done(); len(d) != 4 {
@@ -467,7 +470,9 @@ func TestFailedCast(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		r, _ := w.prepared(t)
-		w.failAt["CreateUser"] = trove.Errorf(trove.KindBadRequest, "the password 'hunter2' is too short")
+		w.with(func() {
+			w.failAt["CreateUser"] = trove.Errorf(trove.KindBadRequest, "the password 'hunter2' is too short")
+		})
 		m := guestapi.CreateUsersMessage("i1", []trove.User{{Name: "u", Password: "hunter2"}})
 		m.UniqueID = "c1"
 		ctx := rpc.WithContext(t.Context(), rpc.Context{RequestID: "req-1"})
@@ -475,10 +480,11 @@ func TestFailedCast(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if len(w.failures) != 1 {
-			t.Fatalf("failures %v", w.failures)
+		failures := w.failed()
+		if len(failures) != 1 {
+			t.Fatalf("failures %v", failures)
 		}
-		f := w.failures[0]
+		f := failures[0]
 		if f.message != "the password '***' is too short" || f.n.RequestID != "req-1" ||
 			f.n.Class != "trove.common.notification.DBaaSUserCreate" || strings.Contains(strings.Join(f.details, ""), "hunter2") {
 			t.Errorf("%+v", f)
@@ -494,17 +500,15 @@ func TestCastWhileEngineIsDown(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		r, _ := w.prepared(t)
-		w.mu.Lock()
-		w.crashNext = 3
-		w.mu.Unlock()
+		w.with(func() { w.crashNext = 3 })
 		w.end(runtime.State{ExitCode: 1})
 		m := guestapi.CreateDatabasesMessage("i1", []trove.Database{{Name: "late"}})
 		m.UniqueID = "c1"
 		if err := r.cast(m); err != nil {
 			t.Fatal(err)
 		}
-		if !w.databases["late"] || len(w.failures) != 0 {
-			t.Errorf("databases %v, failures %v", w.databases, w.failures)
+		if !strings.Contains(w.facts(), "late") || len(w.failed()) != 0 {
+			t.Errorf("facts %s, failures %v", w.facts(), w.failed())
 		}
 	})
 }

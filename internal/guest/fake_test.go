@@ -103,6 +103,23 @@ func (w *world) do(ctx context.Context, name string, effect func() error) error 
 	return err
 }
 
+// with looks at the world, or changes it, while the agent does not.
+func (w *world) with(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+}
+
+func (w *world) engine() (pid int) {
+	w.with(func() { pid = w.pid })
+	return pid
+}
+
+func (w *world) failed() (f []failure) {
+	w.with(func() { f = slices.Clone(w.failures) })
+	return f
+}
+
 // end ends the engine's process, as seen from outside.
 func (w *world) end(st runtime.State) {
 	w.mu.Lock()
@@ -134,7 +151,10 @@ func (e fakeEngine) Manager() string { return "fake" }
 func (e fakeEngine) Initialise(ctx context.Context) error {
 	return e.do(ctx, "Initialise", func() error { e.initialised = true; return nil })
 }
-func (e fakeEngine) Initialised() (bool, error) { return e.initialised, nil }
+func (e fakeEngine) Initialised() (done bool, err error) {
+	e.with(func() { done = e.initialised })
+	return done, nil
+}
 func (e fakeEngine) Configure(ctx context.Context, o map[string]any) error {
 	return e.do(ctx, "Configure", func() error { e.overrides = o; return nil })
 }
@@ -218,7 +238,10 @@ func (e fakeEngine) EnableRoot(ctx context.Context, password string) (trove.User
 func (e fakeEngine) DisableRoot(ctx context.Context) error {
 	return e.do(ctx, "DisableRoot", func() error { e.root = false; return nil })
 }
-func (e fakeEngine) RootEnabled(context.Context) (bool, error) { return e.root, nil }
+func (e fakeEngine) RootEnabled(context.Context) (on bool, err error) {
+	e.with(func() { on = e.root })
+	return on, nil
+}
 
 type fakeRuntime struct{ *world }
 
