@@ -248,6 +248,11 @@ func (s *standalone) eventually(what string, f func() error) {
 func (s *standalone) command(stdin string, name string, args ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	if ours := filepath.Join(bin, name); !strings.Contains(name, "/") {
+		if _, err := os.Stat(ours); err == nil {
+			name = ours
+		}
+	}
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + s.home, "LANG=C.UTF-8"}
 	for k, v := range s.clientID {
