@@ -24,9 +24,11 @@ type Create struct {
 	Refused string       `json:"refused,omitempty"`
 	Ports   []cloud.Port `json:"ports,omitempty"`
 	Server  string       `json:"server,omitempty"`
-	// Casts is how often prepare was cast, the last time at LastCast.
+	// Casts is how often prepare was cast, the last time at LastCast by the
+	// process LastBy.
 	Casts    int       `json:"casts,omitempty"`
 	LastCast time.Time `json:"last_cast,omitzero"`
+	LastBy   string    `json:"last_by,omitempty"`
 	// FailedAt is when the agent first said that it failed.
 	FailedAt time.Time `json:"failed_at,omitzero"`
 	// Details is what is known of a failure beside its cause.
@@ -266,7 +268,7 @@ func (f *Flows) prepare(ctx context.Context, r *createRun) error {
 		return err
 	}
 	r.State.Casts++
-	r.State.LastCast = f.opts.Clock().UTC()
+	r.State.LastCast, r.State.LastBy = f.opts.Clock().UTC(), f.process
 	return nil
 }
 
@@ -300,14 +302,25 @@ func (f *Flows) createWait(ctx context.Context, r *createRun) work.Outcome {
 			return work.Fail(err)
 		}
 	}
-	pause := f.opts.Recast << min(max(r.State.Casts-1, 0), 5)
-	if inst.Service == trove.ServiceNew && f.opts.Clock().Sub(r.State.LastCast) >= pause {
-		r.Report(ctx, fmt.Sprintf("the guest agent has not spoken for %s, asking it again", r.Elapsed().Round(time.Second)), nil)
-		if err := f.prepare(ctx, r); err != nil {
-			return work.Fail(err)
-		}
+	if err := f.prepareAgain(ctx, inst, r); err != nil {
+		return work.Fail(err)
 	}
 	return work.Nap(f.opts.PollInterval)
+}
+
+// prepareAgain casts prepare again if it may have been lost: at once after a
+// restart of the control plane, whose broker may have forgotten it, and now and
+// then while the agent does not come to an end: it may have died over it.
+func (f *Flows) prepareAgain(ctx context.Context, inst *trove.Instance, r *createRun) error {
+	pause := f.opts.Recast << min(max(r.State.Casts-1, 0), 5)
+	switch {
+	case r.State.LastBy != f.process:
+	case f.opts.Clock().Sub(r.State.LastCast) < pause:
+		return nil
+	case inst.Service == trove.ServiceNew:
+		r.Report(ctx, fmt.Sprintf("the guest agent has not spoken for %s, asking it again", r.Elapsed().Round(time.Second)), nil)
+	}
+	return f.prepare(ctx, r)
 }
 
 func (f *Flows) createDone(ctx context.Context, inst *trove.Instance, r *createRun) work.Outcome {

@@ -9,6 +9,7 @@ package flow
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
 	"strings"
 	"time"
@@ -69,7 +70,7 @@ type Options struct {
 	PollInterval   time.Duration // how often what tells nothing itself is looked at; 2 s
 	CauseGrace     time.Duration // how long a failed agent may take to tell why; 3 s
 	// Recast is the pause before prepare is cast again to an agent that has
-	// not spoken; it doubles each time. 20 s.
+	// not carried it out; it doubles each time. 20 s.
 	Recast time.Duration
 	// ControlExchange and GuestConfig go into each agent's configuration:
 	// GuestConfig as it is, so that an operator can set any option of the agent.
@@ -109,11 +110,13 @@ type Flows struct {
 	casts Caster
 	bus   Bus
 	opts  Options
+	// process tells this process from the ones before it.
+	process string
 }
 
 // New makes the flows of one region.
 func New(s Store, c cloud.Cloud, g Guest, casts Caster, b Bus, o Options) *Flows {
-	return &Flows{s, c, g, casts, b, o.withDefaults()}
+	return &Flows{s, c, g, casts, b, o.withDefaults(), rand.Text()}
 }
 
 // All are the flows, as work.New takes them.

@@ -335,24 +335,42 @@ func TestPrepareIsCastAgainToASilentAgent(t *testing.T) {
 	if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(worktest.Patience)
-	for casts := 0; casts < 3; {
-		w.mu.Lock()
-		casts = 0
-		for _, c := range w.calls {
-			if c == "prepare" {
-				casts++
-			}
-		}
-		w.mu.Unlock()
-		if time.Now().After(deadline) {
-			t.Fatalf("prepare was cast %d times", casts)
-		}
-		<-time.After(5 * time.Millisecond)
-	}
+	w.called("prepare", 3)
 	w.mu.Lock()
 	w.mute = false
 	w.mu.Unlock()
+	if op := w.operation("i1"); op.State != trove.OperationDone {
+		t.Errorf("operation: %+v", op)
+	}
+}
+
+func TestPrepareIsCastAgainAtOnceByTheNextProcess(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.instance("i1")
+	w.forget = true // a broker that dies with its process
+	change := func(o *flow.Options) { o.Recast = time.Hour }
+	gate := worktest.NewGate(0)
+	e, err := w.engine(gate, change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
+		t.Fatal(err)
+	}
+	w.called("prepare", 1)
+	gate.Kill()
+	stop()
+	<-ended
+	w.mu.Lock()
+	w.forget = false
+	w.mu.Unlock()
+	if err := w.run(change).ReleaseAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if op := w.operation("i1"); op.State != trove.OperationDone {
 		t.Errorf("operation: %+v", op)
 	}
@@ -377,16 +395,7 @@ func TestDeleteDuringBuild(t *testing.T) {
 			if stage == "waiting" {
 				reached = "prepare"
 			}
-			deadline := time.Now().Add(worktest.Patience)
-			for there := false; !there; {
-				w.mu.Lock()
-				there = slices.Contains(w.calls, reached)
-				w.mu.Unlock()
-				if time.Now().After(deadline) {
-					t.Fatal("the stage was not reached")
-				}
-				<-time.After(time.Millisecond)
-			}
+			w.called(reached, 1)
 			if err := w.store.BeginDelete(t.Context(), "i1", []store.OutboxRow{{ID: "m2", Topic: "taskmanager", Method: flow.KindDelete, Body: []byte("{}")}}); err != nil {
 				t.Fatal(err)
 			}

@@ -40,6 +40,8 @@ type world struct {
 	// status is what servers have; mute agents do not take prepare.
 	status string
 	mute   bool
+	// forget loses a prepare after the agent said that it began.
+	forget bool
 	// ends is the status an agent reports after prepare, and why.
 	ends trove.ServiceStatus
 	why  string
@@ -182,6 +184,26 @@ func (w *world) get(id string) *trove.Instance {
 		w.t.Fatal(err)
 	}
 	return inst
+}
+
+// called waits until a call was made so many times.
+func (w *world) called(name string, times int) {
+	w.t.Helper()
+	deadline := time.Now().Add(worktest.Patience)
+	for n := 0; n < times; {
+		w.mu.Lock()
+		n = 0
+		for _, c := range w.calls {
+			if c == name {
+				n++
+			}
+		}
+		w.mu.Unlock()
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s was called %d times, not %d", name, n, times)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
 }
 
 type fakeCloud struct {
@@ -332,21 +354,25 @@ func (f fakeGuest) Cast(ctx context.Context, m rpc.Message) error {
 		if !ok || m.Method != "prepare" {
 			return fmt.Errorf("cast %s to %s", m.Method, m.Topic)
 		}
-		var heartbeat bool
+		var heartbeat, lost bool
 		err := f.w.do("prepare", func() error {
 			f.w.clock += f.w.ahead
 			a := f.w.agents[id]
 			if a == nil || f.w.mute || a.prepared[m.UniqueID] {
 				return nil
 			}
+			if heartbeat, lost = true, f.w.forget; lost {
+				return nil
+			}
 			a.prepared[m.UniqueID] = true
 			for _, u := range m.Args["users"].([]rpcapi.User) {
 				a.users = append(a.users, u.Name+":"+*u.Password)
 			}
-			heartbeat = true
 			return nil
 		})
-		if heartbeat {
+		if lost {
+			f.w.heartbeat(id, trove.ServiceBuilding)
+		} else if heartbeat {
 			// Not the sending process's: it arrives even if that is dead.
 			if f.w.why != "" && f.w.ends == trove.ServiceFailed {
 				if err := f.w.store.SetFault(ctx, id, trove.Fault{Message: f.w.why}); err != nil {
