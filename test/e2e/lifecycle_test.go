@@ -2,63 +2,105 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"testing"
 )
 
 var datastores = []string{"mariadb", "postgresql"}
 
 func TestLifecycle(t *testing.T) {
+	t.Parallel()
 	s := newStandalone(t)
+	life(t, s)
+}
+
+// TestLifecycleUnprivileged is the same without root: troved itself runs as
+// somebody ordinary.
+func TestLifecycleUnprivileged(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("the other test does the same")
+	}
+	s := prepare(t)
+	s.unprivileged()
+	s.start()
+	life(t, s)
+}
+
+// life is one of an instance of each engine, by trovectl and the engines' own
+// clients.
+func life(t *testing.T, s *standalone) {
 	const password = `p'a"s\s;wörd 🐘`
 	for _, datastore := range datastores {
 		t.Run(datastore, func(t *testing.T) {
 			s.t = t
-			i := s.create("life-"+datastore, datastore, password)
-			if i.Status != "ACTIVE" || i.Operating != "HEALTHY" || i.Address == "" {
-				t.Fatalf("after create: %+v", i)
+			s.trovectl("instance", "create", "life-"+datastore, "--datastore", datastore, "--flavor", "db.tiny", "--database", "d",
+				"--user", "u", "--password-file", s.secretFile(password), "--wait", "--timeout", patience.String())
+			id := s.trovectl("instance", "show", "life-"+datastore, "-f", "value", "-c", "ID")
+			i, err := s.show(id)
+			if err != nil {
+				t.Fatal(err)
 			}
-			s.mustQuery(i, password, "CREATE TABLE t (n int)")
-			s.mustQuery(i, password, "INSERT INTO t VALUES (42)")
+			if err := i.serves(); err != nil {
+				t.Fatal(err)
+			}
+			query := func(sql string) string {
+				t.Helper()
+				return s.trovectl("instance", "connect", id, "--user", "u", "--database", "d",
+					"--password-file", s.secretFile(password), "--execute", sql)
+			}
+			query("CREATE TABLE t (n int)")
+			query("INSERT INTO t VALUES (42)")
 
-			s.must("trovectl", "instance", "restart", i.ID, "--wait")
-			if got := s.mustQuery(i, password, "SELECT n FROM t"); got != "42" {
+			s.trovectl("instance", "restart", id, "--wait")
+			if got := query("SELECT n FROM t"); got != "42" {
 				t.Errorf("after restart the table holds %q", got)
 			}
 
-			s.must("trovectl", "database", "create", i.ID, "second.db", "third")
-			s.eventually("databases", func() error { return is(s.must("trovectl", "database", "list", i.ID, "-f", "value"), "d\nsecond.db\nthird") })
-			s.must("trovectl", "database", "delete", i.ID, "second.db")
-			s.eventually("databases", func() error { return is(s.must("trovectl", "database", "list", i.ID, "-f", "value"), "d\nthird") })
-
-			s.must("trovectl", "user", "create", i.ID, "v", "--database", "third")
-			s.eventually("users", func() error {
-				return is(s.must("trovectl", "user", "list", i.ID, "-f", "value", "-c", "Name", "-c", "Databases"), "u d\nv third")
-			})
-			s.must("trovectl", "user", "grant", i.ID, "v", "d")
-			s.must("trovectl", "user", "revoke", i.ID, "v", "third")
-			s.eventually("users", func() error {
-				return is(s.must("trovectl", "user", "list", i.ID, "-f", "value", "-c", "Name", "-c", "Databases"), "u d\nv d")
-			})
-			s.must("trovectl", "user", "delete", i.ID, "v")
-			s.eventually("users", func() error { return is(s.must("trovectl", "user", "list", i.ID, "-f", "value", "-c", "Name"), "u") })
-
-			if got := s.must("trovectl", "root", "show", i.ID, "-f", "value"); got != "false" {
-				t.Errorf("root before: %s", got)
+			databases := func(want string) {
+				t.Helper()
+				s.eventually("databases", func() error { return is(s.trovectl("database", "list", id, "-f", "value"), want) })
 			}
-			s.must("trovectl", "root", "enable", i.ID)
-			if got := s.must("trovectl", "root", "show", i.ID, "-f", "value"); got != "true" {
-				t.Errorf("root enabled: %s", got)
-			}
-			s.must("trovectl", "root", "disable", i.ID)
+			s.trovectl("database", "create", id, "second.db", "third")
+			databases("d\nsecond.db\nthird")
+			s.trovectl("database", "delete", id, "second.db")
+			databases("d\nthird")
 
-			s.must("trovectl", "instance", "delete", i.ID, "--wait")
-			if _, err := s.show(i.ID); err == nil {
-				t.Error("the instance is still there")
+			users := func(want string) {
+				t.Helper()
+				s.eventually("users", func() error {
+					return is(s.trovectl("user", "list", id, "-f", "value", "-c", "Name", "-c", "Databases"), want)
+				})
+			}
+			s.trovectl("user", "create", id, "v", "--database", "third")
+			users("u d\nv third")
+			s.trovectl("user", "grant", id, "v", "d")
+			s.trovectl("user", "revoke", id, "v", "third")
+			users("u d\nv d")
+			s.trovectl("user", "delete", id, "v")
+			users("u d")
+
+			root := func(want string) {
+				t.Helper()
+				if got := s.trovectl("root", "show", id, "-f", "value"); got != want {
+					t.Errorf("root enabled: %s", got)
+				}
+			}
+			root("false")
+			s.trovectl("root", "enable", id)
+			root("true")
+			s.trovectl("root", "disable", id)
+
+			s.trovectl("instance", "delete", id, "--wait")
+			s.deleted = append(s.deleted, id)
+			if err := s.gone(id); err != nil {
+				t.Error(err)
 			}
 		})
 	}
 	s.t = t
-	s.nothingLeft()
+	s.exactly()
+	s.quota(0)
 }
 
 func is(got, want string) error {
@@ -66,21 +108,4 @@ func is(got, want string) error {
 		return fmt.Errorf("%q instead of %q", got, want)
 	}
 	return nil
-}
-
-// nothingLeft checks that deleted instances left no process, directory, address
-// or control group behind.
-func (s *standalone) nothingLeft() {
-	s.t.Helper()
-	s.eventually("no process is left", func() error {
-		if pids := s.processes(); len(pids) > 0 {
-			return fmt.Errorf("processes %v", pids)
-		}
-		return nil
-	})
-	for _, pattern := range []string{s.home + "/instances/*", s.home + "/addresses/*", s.run + "/*/*"} {
-		if found := glob(pattern); len(found) > 0 {
-			s.t.Errorf("left behind: %v", found)
-		}
-	}
 }

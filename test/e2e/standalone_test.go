@@ -3,15 +3,16 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -54,20 +55,34 @@ var ranges atomic.Int32
 
 // standalone is a troved with data of its own.
 type standalone struct {
-	t        *testing.T
-	home     string
-	run      string
-	config   string
-	api, id  int // ports
-	addrs    string
-	cmd      *exec.Cmd
-	log      *os.File
-	clientID map[string]string // openrc
+	t       *testing.T
+	dir     string // holds all of it
+	home    string
+	run     string
+	config  string
+	api, id int // ports
+	addrs   string
+	owner   *syscall.Credential // whom troved runs as; nil: as we do
+	wrap    []string            // a command that runs troved
+	cmd     *exec.Cmd
+	log     *os.File
+	openrc  map[string]string
+	token   string
+	project string
+	deleted []string // instances
 }
 
 // newStandalone starts one and stops and removes it at the end of the test.
 // extra are lines of its configuration.
 func newStandalone(t *testing.T, extra ...string) *standalone {
+	t.Helper()
+	s := prepare(t, extra...)
+	s.start()
+	return s
+}
+
+// prepare makes all that a standalone needs and does not start it.
+func prepare(t *testing.T, extra ...string) *standalone {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs database engines")
@@ -81,28 +96,21 @@ func newStandalone(t *testing.T, extra ...string) *standalone {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := &standalone{t: t, home: filepath.Join(dir, "home"), run: filepath.Join(dir, "run"), config: filepath.Join(dir, "troved.conf")}
+	s := &standalone{t: t, dir: dir, home: filepath.Join(dir, "home"), run: filepath.Join(dir, "run"), config: filepath.Join(dir, "troved.conf")}
 	s.api, s.id = freePort(t), freePort(t)
-	s.addrs = fmt.Sprintf("127.%d.%d.0/24", 40+os.Getpid()%80, ranges.Add(1))
-	lines := append([]string{"[DEFAULT]", fmt.Sprintf("bind_port = %d", s.api), "max_instances_per_tenant = 100", "max_volumes_per_tenant = 400",
-		"[gotrove]", fmt.Sprintf("identity_port = %d", s.id), "data_dir = " + s.home, "run_dir = " + s.run,
-		"loopback_range = " + s.addrs, "rate_per_minute = -1", "guest_agent = " + filepath.Join(bin, "trove-guestagent"),
-		"engine_user = nobody"}, extra...)
-	if err := os.WriteFile(s.config, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	s.addrs = fmt.Sprintf("127.%d.%d.", 40+os.Getpid()%80, ranges.Add(1))
+	s.configure(extra...)
 	if s.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		s.t = t // a subtest's is over
 		s.stop()
 		s.killEverything()
 		if t.Failed() {
-			b, _ := os.ReadFile(s.log.Name())
-			t.Logf("log of troved:\n%s", tail(b, 12000))
+			t.Logf("log of troved:\n%s", tail(reads.ReplaceAllString(readFile(s.log.Name()), ""), 16000))
 			for _, console := range glob(s.home + "/instances/*/console.log") {
-				b, _ := os.ReadFile(console)
-				t.Logf("%s:\n%s", console, tail(b, 3000))
+				t.Logf("%s:\n%s", console, tail(readFile(console), 3000))
 			}
 		}
 		s.log.Close()
@@ -110,15 +118,67 @@ func newStandalone(t *testing.T, extra ...string) *standalone {
 			t.Errorf("remove: %v", err)
 		}
 	})
-	s.start()
 	return s
 }
 
-func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
+func (s *standalone) configure(extra ...string) {
+	s.t.Helper()
+	lines := append([]string{"[DEFAULT]", fmt.Sprintf("bind_port = %d", s.api), "max_instances_per_tenant = 100", "max_volumes_per_tenant = 400",
+		"[gotrove]", fmt.Sprintf("identity_port = %d", s.id), "data_dir = " + s.home, "run_dir = " + s.run,
+		"loopback_range = " + s.addrs + "0/24", "rate_per_minute = -1", "guest_agent = " + filepath.Join(bin, "trove-guestagent"),
+		"engine_user = nobody"}, extra...)
+	if err := os.WriteFile(s.config, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// unprivileged has troved itself run as somebody who may do nothing special.
+func (s *standalone) unprivileged() {
+	s.t.Helper()
+	if os.Geteuid() != 0 {
+		return // it does so anyway
+	}
+	s.owner = nobody(s.t)
+	if err := os.Chown(s.dir, int(s.owner.Uid), int(s.owner.Gid)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func nobody(t *testing.T) *syscall.Credential {
+	t.Helper()
+	u, err := user.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+}
+
+// needRoot skips what an ordinary user cannot do to a machine.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+}
 
 func glob(pattern string) []string {
 	found, _ := filepath.Glob(pattern)
 	return found
+}
+
+// reads are lines of a log that say least.
+var reads = regexp.MustCompile(`(?m)^.*"msg":"request","method":"GET".*"status":200.*\n`)
+
+func tail(s string, n int) string { return s[max(0, len(s)-n):] }
+
+func readFile(name string) string {
+	b, _ := os.ReadFile(name)
+	return string(b)
 }
 
 func freePort(t *testing.T) int {
@@ -131,10 +191,22 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
+// troved is the command that runs this standalone.
+func (s *standalone) troved(args ...string) *exec.Cmd {
+	words := append(append([]string{}, s.wrap...), filepath.Join(bin, "troved"))
+	words = append(append(words, args...), "--config-file", s.config)
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "LANG=C.UTF-8"}
+	if s.owner != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.owner}
+	}
+	return cmd
+}
+
 // start starts troved and waits until it serves.
 func (s *standalone) start() {
 	s.t.Helper()
-	s.cmd = exec.Command(filepath.Join(bin, "troved"), "standalone", "--config-file", s.config)
+	s.cmd = s.troved("standalone")
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -150,7 +222,7 @@ func (s *standalone) start() {
 		}
 		return nil
 	})
-	s.clientID = map[string]string{}
+	s.openrc, s.token = map[string]string{}, ""
 	b, err := os.ReadFile(filepath.Join(s.home, "openrc"))
 	if err != nil {
 		s.t.Fatal(err)
@@ -158,7 +230,7 @@ func (s *standalone) start() {
 	for line := range strings.Lines(string(b)) {
 		if kv, ok := strings.CutPrefix(strings.TrimSpace(line), "export "); ok {
 			k, v, _ := strings.Cut(kv, "=")
-			s.clientID[k] = strings.Trim(v, `"'`)
+			s.openrc[k] = strings.Trim(v, `"'`)
 		}
 	}
 }
@@ -194,36 +266,6 @@ func (s *standalone) wait() {
 	s.cmd = nil
 }
 
-// processes are the pids of agents and engines of this standalone.
-func (s *standalone) processes() []int {
-	var pids []int
-	for _, dir := range glob("/proc/[0-9]*") {
-		var pid int
-		if _, err := fmt.Sscanf(filepath.Base(dir), "%d", &pid); err != nil || s.cmd != nil && pid == s.cmd.Process.Pid {
-			continue
-		}
-		cmdline, _ := os.ReadFile(dir + "/cmdline")
-		cwd, _ := os.Readlink(dir + "/cwd")
-		if bytes.Contains(cmdline, []byte(s.home)) || strings.HasPrefix(cwd, s.home) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-func (s *standalone) killEverything() {
-	s.eventually("all processes are gone", func() error {
-		pids := s.processes()
-		for _, pid := range pids {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-		}
-		if len(pids) > 0 {
-			return fmt.Errorf("still there: %v", pids)
-		}
-		return nil
-	})
-}
-
 // eventually tries f until it succeeds or patience ends.
 func (s *standalone) eventually(what string, f func() error) {
 	s.t.Helper()
@@ -242,99 +284,4 @@ func (s *standalone) eventually(what string, f func() error) {
 		case <-tick.C:
 		}
 	}
-}
-
-// command runs a program with the openrc in its environment.
-func (s *standalone) command(stdin string, name string, args ...string) (stdout, stderr string, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if ours := filepath.Join(bin, name); !strings.Contains(name, "/") {
-		if _, err := os.Stat(ours); err == nil {
-			name = ours
-		}
-	}
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + s.home, "LANG=C.UTF-8"}
-	for k, v := range s.clientID {
-		cmd.Env = append(cmd.Env, k+"="+v)
-	}
-	cmd.Stdin = strings.NewReader(stdin)
-	var o, e bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &o, &e
-	err = cmd.Run()
-	return o.String(), e.String(), err
-}
-
-// must runs a program that must succeed and returns what it printed.
-func (s *standalone) must(name string, args ...string) string {
-	s.t.Helper()
-	out, errs, err := s.command("", name, args...)
-	if err != nil {
-		s.t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, errs)
-	}
-	return strings.TrimSpace(out)
-}
-
-// passwordFile writes a password where trovectl reads it.
-func (s *standalone) passwordFile(password string) string {
-	s.t.Helper()
-	f := filepath.Join(filepath.Dir(s.home), "password")
-	if err := os.WriteFile(f, []byte(password), 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	return f
-}
-
-type instance struct {
-	ID, Name, Status, Address string
-	Operating                 string `json:"Operating status"`
-	Fault                     string
-}
-
-func (s *standalone) show(id string) (instance, error) {
-	out, errs, err := s.command("", "trovectl", "instance", "show", id, "-f", "json")
-	if err != nil {
-		return instance{}, fmt.Errorf("show: %w: %s", err, errs)
-	}
-	var raw map[string]any
-	if err := json.Unmarshal([]byte(out), &raw); err != nil {
-		return instance{}, err
-	}
-	text := func(k string) string { v, _ := raw[k].(string); return v }
-	i := instance{ID: text("ID"), Name: text("Name"), Status: text("Status"), Operating: text("Operating status"), Fault: text("Fault")}
-	if list, ok := raw["Address"].([]any); ok && len(list) > 0 {
-		i.Address, _ = list[0].(string)
-	}
-	return i, nil
-}
-
-// create makes an instance with database d and user u and waits until it serves.
-func (s *standalone) create(name, datastore, password string) instance {
-	s.t.Helper()
-	s.must("trovectl", "instance", "create", name, "--datastore", datastore, "--flavor", "db.tiny", "--database", "d",
-		"--user", "u", "--password-file", s.passwordFile(password), "--wait", "--timeout", patience.String())
-	i, err := s.show(name)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return i
-}
-
-// query runs SQL as u by the engine's own client.
-func (s *standalone) query(i instance, password, sql string) (string, error) {
-	out, errs, err := s.command("", "trovectl", "instance", "connect", i.ID, "--user", "u", "--database", "d",
-		"--password-file", s.passwordFile(password), "--execute", sql)
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, errs)
-	}
-	return strings.TrimSpace(out), nil
-}
-
-func (s *standalone) mustQuery(i instance, password, sql string) string {
-	s.t.Helper()
-	out, err := s.query(i, password, sql)
-	if err != nil {
-		s.t.Fatalf("%s: %v", sql, err)
-	}
-	return out
 }
