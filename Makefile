@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # The go command is looked for once, by the first target that needs it.
-GO = $(eval GO := $(shell scripts/go))$(GO)
+GO = $(eval GO := $(or $(shell scripts/go),$(error no go command)))$(GO)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 PROGRAMS := troved trove-guestagent trovectl
