@@ -249,18 +249,19 @@ func (c *Client) Flavors(ctx context.Context) ([]Flavor, error) {
 
 // Limits lists the project's absolute limits by name, -1 for none.
 func (c *Client) Limits(ctx context.Context) (map[string]int, error) {
-	var r struct{ Limits []map[string]any }
+	var r struct{ Limits []map[string]json.RawMessage }
 	if err := c.do(ctx, http.MethodGet, "limits", nil, &r); err != nil {
 		return nil, err
 	}
 	limits := map[string]int{}
 	for _, l := range r.Limits {
-		if l["verb"] != "ABSOLUTE" {
+		if string(l["verb"]) != `"ABSOLUTE"` {
 			continue
 		}
 		for name, v := range l {
-			if n, ok := v.(float64); ok {
-				limits[name] = int(n)
+			var n int
+			if json.Unmarshal(v, &n) == nil { // the verb is no number
+				limits[name] = n
 			}
 		}
 	}

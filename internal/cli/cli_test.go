@@ -20,6 +20,7 @@ type cloud struct {
 	*httptest.Server
 	answers map[string]answer // by "METHOD path"
 	bodies  map[string]string // the last body sent, by "METHOD path"
+	asked   func(key string, r *http.Request)
 }
 
 type answer struct {
@@ -66,6 +67,9 @@ func (c *cloud) serve(w http.ResponseWriter, r *http.Request) {
 	body := new(bytes.Buffer)
 	_, _ = body.ReadFrom(r.Body)
 	c.bodies[key] = body.String()
+	if c.asked != nil {
+		c.asked(key, r)
+	}
 	a, ok := c.answers[key]
 	if !ok {
 		a = answer{404, `{"itemNotFound":{"code":404,"message":"The resource could not be found."}}`}
@@ -128,6 +132,15 @@ func TestPagesAreFollowed(t *testing.T) {
 	c.answers["GET instances/i1"] = answer{200, `{"instance":` + ready + `}`}
 	code, out, errs := run(t, "", "database", "list", "i1", "-f", "value")
 	if code != cli.ExitOK || out != "a\nb\nc\n" {
+		t.Errorf("exit %d, output %q, errors %q", code, out, errs)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	newCloud(t, map[string]answer{"GET limits": {200, `{"limits":[{"verb":"ABSOLUTE","max_ram":-1,"max_instances":10},
+		{"verb":"POST","value":200,"remaining":200,"unit":"MINUTE","uri":"*","regex":".*"}]}`}})
+	code, out, errs := run(t, "", "limits", "-f", "value")
+	if code != cli.ExitOK || out != "instances 10\nram -1\n" {
 		t.Errorf("exit %d, output %q, errors %q", code, out, errs)
 	}
 }
@@ -213,6 +226,33 @@ func TestCreateWaits(t *testing.T) {
 	}
 	if got := sent.Instance; got.FlavorRef != "1" || got.Volume.Size != 1 || len(got.Users) != 1 || got.Users[0].Password != "pä'ss\"" {
 		t.Errorf("sent %+v", got)
+	}
+}
+
+// TestStatusFollowsTheEnd: the operation is over a moment before the instance
+// says so, and the stream of its events stays open with nothing more to come.
+func TestStatusFollowsTheEnd(t *testing.T) {
+	c := newCloud(t, map[string]answer{
+		"GET instances/i1":               {200, `{"instance":` + strings.Replace(ready, "HEALTHY", "RESTARTING", 1) + `}`},
+		"POST instances/i1/action":       {202, ""},
+		"GET instances/i1/operations":    {200, `{"operations":[]}`},
+		"EVENTS instances/i1/operations": {200, strings.ReplaceAll(event(1, "", "done", ""), "create_instance", "restart")},
+	})
+	followed, shown := false, 0
+	c.asked = func(key string, r *http.Request) {
+		switch {
+		case key == "EVENTS instances/i1/operations" && followed:
+			<-r.Context().Done()
+		case key == "EVENTS instances/i1/operations":
+			followed = true
+		case key == "GET instances/i1" && followed:
+			if shown++; shown == 2 {
+				c.answers[key] = answer{200, `{"instance":` + ready + `}`}
+			}
+		}
+	}
+	if code, _, errs := run(t, "", "instance", "restart", "i1", "--wait", "--timeout", "10s"); code != cli.ExitOK {
+		t.Errorf("exit %d, errors %q", code, errs)
 	}
 }
 
