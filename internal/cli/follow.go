@@ -38,9 +38,10 @@ func (a *app) follow(ctx context.Context, c *apiclient.Client, id, kind string, 
 	defer line.close()
 
 	var after int64
+	ended := false // the operation has; the instance may follow a moment later
 	for {
-		ended, failure := false, error(nil)
-		last, err := c.Watch(ctx, id, after, func(e apiclient.Event) bool {
+		var failure, err error
+		watch := func(e apiclient.Event) bool {
 			if e.Kind != kind || before[e.OperationID] {
 				return true
 			}
@@ -54,8 +55,13 @@ func (a *app) follow(ctx context.Context, c *apiclient.Client, id, kind string, 
 					Message: fmt.Sprintf("%s %s: %s", kind, e.State, orSay(e.Cause, "no cause was given"))}
 			}
 			return false
-		})
-		after = last
+		}
+		pause := pollInterval
+		if ended {
+			pause /= 4
+		} else {
+			after, err = c.Watch(ctx, id, after, watch)
+		}
 		if failure != nil {
 			return failure
 		}
@@ -75,7 +81,7 @@ func (a *app) follow(ctx context.Context, c *apiclient.Client, id, kind string, 
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for %s: %w", kind, context.Cause(ctx))
-		case <-time.After(pollInterval):
+		case <-time.After(pause):
 		}
 	}
 }
