@@ -140,6 +140,7 @@ func New(o Options) (*Cloud, error) {
 			return nil, durable.Explain(err)
 		}
 	}
+	spread(filepath.Join(o.DataDir, "instances"))
 	if err := c.ownDir(o.TemplateDir); err != nil {
 		return nil, err
 	}
