@@ -12,10 +12,9 @@ import (
 
 // process is an agent, an engine, or something that one of them started.
 type process struct {
-	pid      int
-	instance string
-	agent    bool
-	leader   bool // of its session: the agent, and the engine's first process
+	pid, parent int
+	instance    string
+	agent       bool
 }
 
 var instancePath = regexp.MustCompile(`/instances/([0-9a-f-]{36})`)
@@ -42,13 +41,11 @@ func (s *standalone) processes() []process {
 		stat, _ := os.ReadFile(dir + "/stat")
 		_, rest, _ := strings.Cut(string(stat), ") ")
 		var state string
-		var parent, group, session int
-		if _, err := fmt.Sscan(rest, &state, &parent, &group, &session); err != nil || state == "Z" {
+		if _, err := fmt.Sscan(rest, &state, &p.parent); err != nil || state == "Z" {
 			continue
 		}
 		program, _, _ := strings.Cut(string(cmdline), "\x00")
 		p.agent = filepath.Base(program) == "trove-guestagent"
-		p.leader = session == p.pid
 		found = append(found, p)
 	}
 	return found
@@ -58,9 +55,11 @@ func (s *standalone) processes() []process {
 // one of each.
 func (s *standalone) pids(id string) (agent, engine int, err error) {
 	var agents, engines []int
-	for _, p := range s.processes() {
+	all := s.processes()
+	for _, p := range all {
+		child := slices.ContainsFunc(all, func(q process) bool { return q.pid == p.parent && q.agent == p.agent })
 		switch {
-		case p.instance != id || !p.leader:
+		case p.instance != id || child: // engines have many
 		case p.agent:
 			agents = append(agents, p.pid)
 		default:
