@@ -78,12 +78,9 @@ type found struct {
 func discover(ctx context.Context, agent string, u *local.User) ([]found, error) {
 	ctx, cancel := context.WithTimeout(ctx, discoverWait)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, agent, "engines")
+	cmd := agentCommand(ctx, u, agent, "engines")
 	var errs strings.Builder
 	cmd.Stderr = &limited{&errs, 4096}
-	if u != nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID)}}
-	}
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("%s engines: %w: %s", agent, err, strings.TrimSpace(errs.String()))
@@ -93,6 +90,15 @@ func discover(ctx context.Context, agent string, u *local.User) ([]found, error)
 		return nil, fmt.Errorf("%s engines: %w", agent, err)
 	}
 	return engines, nil
+}
+
+// agentCommand is a short run of the agent as the engines' user.
+func agentCommand(ctx context.Context, u *local.User, agent string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, agent, args...)
+	if u != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID)}}
+	}
+	return cmd
 }
 
 // limited writes at most n bytes.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"time"
@@ -67,6 +68,7 @@ type standalone struct {
 	identity *embedded.Server
 	api      *api.Server
 
+	templates []func(context.Context) *exec.Cmd
 	listeners []net.Listener
 }
 
@@ -136,6 +138,7 @@ func (s *standalone) start(ctx context.Context) error {
 	}
 	s.serve("identity", identityListener, s.identity, nil)
 	s.serve("api", apiListener, s.api, s.api.EndStreams)
+	s.group.Go(lifecycle.Task{Name: "templates", Run: s.buildTemplates, Finite: true})
 	return nil
 }
 
@@ -173,7 +176,7 @@ func (s *standalone) openCloud(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.cloud, err = local.New(local.Options{DataDir: s.c.DataDir, RunDir: s.c.RunDir, Agent: agent,
+	if s.cloud, err = local.New(local.Options{DataDir: s.c.DataDir, RunDir: s.c.RunDir, Agent: agent, TemplateDir: s.c.path(templatesName),
 		Flavors: flavors, Range: addresses, User: u, Log: s.log}); err != nil {
 		return err
 	}
@@ -181,6 +184,7 @@ func (s *standalone) openCloud(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.templates = templateCommands(engines, agent, s.c.path(templatesName), u)
 	if len(engines) == 0 {
 		s.log.WarnContext(ctx, "no database engine is installed: nothing can be created",
 			"install", "apt-get install mariadb-server-core postgresql")
