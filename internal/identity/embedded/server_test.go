@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,9 +23,12 @@ import (
 // world is a running identity service whose clock can be moved.
 type world struct {
 	*embedded.Server
-	t      *testing.T
-	dir    string
-	url    string
+	t   *testing.T
+	dir string
+	url string
+	// serving is Server for the goroutines of httptest.
+	serving atomic.Pointer[embedded.Server]
+
 	mu     sync.Mutex
 	offset time.Duration
 }
@@ -46,12 +50,13 @@ func (w *world) open() {
 		w.t.Fatal(err)
 	}
 	w.Server = s
+	w.serving.Store(s)
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir()}
-	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.ServeHTTP(rw, r) }))
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.serving.Load().ServeHTTP(rw, r) }))
 	t.Cleanup(srv.Close)
 	w.url = srv.URL
 	w.open()
