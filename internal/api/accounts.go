@@ -1,8 +1,10 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/gotrove/gotrove/internal/api/view"
 	"github.com/gotrove/gotrove/internal/outbox"
@@ -67,6 +69,38 @@ func (s *Server) cast(q *request, m rpc.Message) (response, error) {
 		return response{}, err
 	}
 	return accepted()
+}
+
+// settleLook is how often settle looks for what another process wrote.
+const settleLook = 50 * time.Millisecond
+
+// settle waits until the instance's agent has handled what was cast to it
+// before, so that who made a database finds it in the list, and in what depends
+// on it. An agent that is slow or away is not waited for longer than configured.
+func (s *Server) settle(ctx context.Context, instanceID string) error {
+	changed, unsubscribe := s.store.OutboxChanged()
+	defer unsubscribe()
+	ctx, cancel := context.WithTimeout(ctx, s.config.SettleTimeout)
+	defer cancel()
+	look := time.NewTicker(settleLook)
+	defer look.Stop()
+	for {
+		pending, err := s.store.GuestPending(ctx, instanceID)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		case !pending:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-look.C:
+		}
+	}
 }
 
 // guestPage is the page that a request asks for, in the guest's words.

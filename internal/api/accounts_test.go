@@ -5,10 +5,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gotrove/gotrove/internal/api"
+	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -373,4 +375,40 @@ func FuzzPath(f *testing.F) {
 			t.Errorf("%q = %d %s", path, a.status, message)
 		}
 	})
+}
+
+// TestSettle holds that who made something finds it afterwards, as gophercloud's
+// acceptance tests expect: a guest is asked when it has handled what was cast
+// to it before.
+func TestSettle(t *testing.T) {
+	const longer = 60 * time.Second
+	h := newHarness(t, func(c *api.Config) { c.SettleTimeout = longer })
+	h.instance(demo, id(1), mariadbVersion)
+	h.want(202, demo, "POST", below+"databases", `{"databases":[{"name":"made"}]}`)
+	listed := make(chan answer, 1)
+	go func() { listed <- h.do(demo, "GET", below+"databases", "") }()
+	select {
+	case a := <-listed:
+		t.Fatalf("listed before the guest had made it: %s", a.text)
+	case <-time.After(100 * time.Millisecond):
+	}
+
+	rows, err := h.store.DueOutbox(t.Context(), h.clock.now(), 0, 10)
+	if err != nil || len(rows) != 1 {
+		t.Fatalf("outbox: %v, %v", rows, err)
+	}
+	h.guest.mu.Lock()
+	h.guest.databases = append(h.guest.databases, "made")
+	h.guest.mu.Unlock()
+	if _, err := h.store.Heartbeat(t.Context(), id(1), store.Beat{Done: []string{rows[0].ID}}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case a := <-listed:
+		if a.status != 200 || !strings.Contains(a.text, `"made"`) {
+			t.Errorf("%d %s", a.status, a.text)
+		}
+	case <-time.After(longer / 2):
+		t.Error("an acknowledgement is not noticed")
+	}
 }

@@ -47,6 +47,7 @@ type Config struct {
 	HeartbeatExpiry time.Duration // after which an agent counts as gone; 90 s
 	UsageTimeout    time.Duration // for the guest's answer in a show; 1 s
 	GuestDeadline   time.Duration // for casts to a guest; 15 min
+	SettleTimeout   time.Duration // for earlier casts to be handled, before a guest is asked; 3 s
 
 	MaxStreams      int           // event streams at once; 256
 	StreamHeartbeat time.Duration // between comments on a quiet stream; 15 s
@@ -66,6 +67,7 @@ func (c Config) withDefaults() Config {
 	set(&c.HeartbeatExpiry, 90*time.Second)
 	set(&c.UsageTimeout, time.Second)
 	set(&c.GuestDeadline, 15*time.Minute)
+	set(&c.SettleTimeout, 3*time.Second)
 	set(&c.MaxStreams, 256)
 	set(&c.StreamHeartbeat, 15*time.Second)
 	set(&c.StreamPoll, time.Second)
@@ -108,6 +110,8 @@ type Store interface {
 	SetRoot(ctx context.Context, instanceID, user string, enabled bool) error
 
 	InsertOutbox(ctx context.Context, rows ...store.OutboxRow) error
+	GuestPending(ctx context.Context, instanceID string) (bool, error)
+	OutboxChanged() (changed <-chan struct{}, cancel func())
 
 	Operations(ctx context.Context, instanceID string, limit int) ([]trove.Operation, error)
 	Events(ctx context.Context, instanceID string, after int64, limit int) ([]trove.OperationEvent, error)

@@ -284,7 +284,8 @@ func newHarness(t *testing.T, configure ...func(*api.Config)) *harness {
 			t.Fatal(err)
 		}
 	}
-	config := api.Config{AuthURI: authURI, RatePerMinute: -1, StreamPoll: 20 * time.Millisecond}
+	// Most tests have no agent that would handle what is cast.
+	config := api.Config{AuthURI: authURI, RatePerMinute: -1, StreamPoll: 20 * time.Millisecond, SettleTimeout: time.Millisecond}
 	for _, f := range configure {
 		f(&config)
 	}

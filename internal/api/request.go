@@ -78,6 +78,9 @@ func (s *Server) run(w http.ResponseWriter, q *request) (response, error) {
 		if err := serving(q.instance); err != nil {
 			return response{}, err
 		}
+		if err := s.settle(q.Context(), q.instance.ID); err != nil {
+			return response{}, err
+		}
 	}
 	return rt.handle(q)
 }

@@ -114,6 +114,18 @@ func (s *Store) Published(ctx context.Context, id string, next time.Time) error 
 	})
 }
 
+// GuestPending reports whether an instance's guest agent has yet to handle a
+// message.
+func (s *Store) GuestPending(ctx context.Context, instanceID string) (bool, error) {
+	var n int
+	err := s.read(ctx, func(ctx context.Context, c session) error {
+		// By subject too: it is the column with an index.
+		_, err := c.one(ctx, "SELECT COUNT(*) FROM outbox WHERE subject = ? AND instance_id = ?", []any{instanceID, instanceID}, &n)
+		return err
+	})
+	return n > 0, err
+}
+
 // DeleteOutbox takes a row back or records that its receiver has it.
 func (s *Store) DeleteOutbox(ctx context.Context, id string) error {
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {

@@ -102,6 +102,15 @@ func testAcknowledge(t *testing.T, f *fixture) {
 	b.Done = []string{rows[0].ID, rows[2].ID, rows[3].ID, "nothing"}
 	_, err = f.Heartbeat(ctx, id, b)
 	ok(t, err)
+	pending := func(want bool) {
+		t.Helper()
+		got, err := f.GuestPending(ctx, id)
+		ok(t, err)
+		if got != want {
+			t.Errorf("messages for the guest are pending: %v", got)
+		}
+	}
+	pending(true)
 	var left []string
 	for _, r := range f.outbox(t) {
 		left = append(left, r.ID)
@@ -109,6 +118,9 @@ func testAcknowledge(t *testing.T, f *fixture) {
 	if d := cmp.Diff([]string{rows[1].ID, rows[2].ID, rows[3].ID}, left); d != "" {
 		t.Error(d)
 	}
+	// What is for another guest, or for none, does not count.
+	ok(t, f.DeleteOutbox(ctx, rows[1].ID))
+	pending(false)
 }
 
 func testOutboxOrder(t *testing.T, f *fixture) {
