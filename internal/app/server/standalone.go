@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/api"
@@ -89,9 +90,8 @@ func runStandalone(ctx context.Context, c *Config, version string, warnings []st
 		log.WarnContext(ctx, w)
 	}
 	for _, dir := range []string{c.DataDir, c.RunDir} {
-		// Others may pass through: the engines' user needs what is inside.
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return trove.Errorf(trove.KindUnavailable, "%w", durable.Explain(err))
+		if err := ownDirectory(dir); err != nil {
+			return err
 		}
 	}
 	l, err := lock(c)
@@ -110,6 +110,31 @@ func runStandalone(ctx context.Context, c *Config, version string, warnings []st
 		}
 	}
 	return errors.Join(err, s.stop(context.WithoutCancel(ctx)))
+}
+
+// ownDirectory makes a directory that others may only pass through, as the
+// engines' user must. One that somebody else could have prepared is refused: the
+// run directory may be in /tmp, and the bus is in it.
+func ownDirectory(dir string) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return trove.Errorf(trove.KindUnavailable, "%w", durable.Explain(err))
+	}
+	st, err := os.Stat(dir) // a link of the owner's to a larger disk is fine
+	if err != nil {
+		return trove.Errorf(trove.KindUnavailable, "%w", durable.Explain(err))
+	}
+	owner := st.Sys().(*syscall.Stat_t).Uid
+	switch {
+	case !st.IsDir():
+		return trove.Errorf(trove.KindBadRequest, "%s is not a directory", dir)
+	case int(owner) != os.Geteuid():
+		return trove.Errorf(trove.KindForbidden, "%s belongs to another user (uid %d)", dir, owner).
+			WithAction("remove it, or choose another with --data-dir or --run-dir")
+	case st.Mode().Perm()&0o022 != 0:
+		return trove.Errorf(trove.KindForbidden, "%s can be written by others (mode %04o)", dir, st.Mode().Perm()).
+			WithAction("chmod go-w %s", dir)
+	}
+	return nil
 }
 
 func (s *standalone) apiURL() string      { return "http://" + s.c.apiAddress() }
