@@ -12,8 +12,9 @@ import (
 
 const (
 	// pollFirst and pollMost bound the waits between two questions whether an
-	// engine that was just started answers.
-	pollFirst = 10 * time.Millisecond
+	// engine that was just started answers. Each is a tenth of the time it has
+	// taken so far: what is seen is at most that late.
+	pollFirst = 5 * time.Millisecond
 	pollMost  = 500 * time.Millisecond
 	// patience is how many health intervals an engine that runs may be without
 	// an answer before it is reported.
@@ -96,8 +97,8 @@ func (a *Agent) keep(ctx context.Context) error {
 	// Not until the goroutine is gone may a successor watch.
 	defer func() { cancel(); <-ended }()
 
-	poll := pollFirst
-	ready, lastGood := false, time.Now()
+	began := time.Now()
+	ready, lastGood := false, began
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -130,8 +131,7 @@ func (a *Agent) keep(ctx context.Context) error {
 		case ready:
 			timer.Reset(jitter(a.cfg.Timing.Health))
 		default: // it is starting
-			timer.Reset(poll)
-			poll = min(poll*3/2, pollMost)
+			timer.Reset(pollAgain(began))
 		}
 		// One slow answer is no outage, and one that is known stays what it is.
 		known := a.pulse.current() != trove.ServiceHealthy && a.pulse.current() != (trove.ServiceStatus{})
@@ -269,7 +269,7 @@ func (a *Agent) awaitReady(ctx context.Context, h runtime.Handle) error {
 		for range ended { // until the goroutine is gone
 		}
 	}()
-	poll := pollFirst
+	began := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var last error
@@ -293,9 +293,14 @@ func (a *Agent) awaitReady(ctx context.Context, h runtime.Handle) error {
 		if last = a.ready(ctx); last == nil {
 			return nil
 		}
-		timer.Reset(poll)
-		poll = min(poll*3/2, pollMost)
+		timer.Reset(pollAgain(began))
 	}
+}
+
+// pollAgain is how long to wait before an engine that was started at began is
+// asked again.
+func pollAgain(began time.Time) time.Duration {
+	return min(max(time.Since(began)/10, pollFirst), pollMost)
 }
 
 // stopEngine stops the engine if it runs. The holder of ops calls it.

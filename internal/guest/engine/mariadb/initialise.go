@@ -116,7 +116,7 @@ func Template(ctx context.Context, s engine.Settings) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	version, err := p.Version(ctx)
+	version, err := p.rememberedVersion(ctx, s.TemplateDir)
 	if err != nil {
 		return "", err
 	}

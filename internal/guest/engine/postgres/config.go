@@ -33,7 +33,7 @@ func (e *Engine) Configure(ctx context.Context, overrides map[string]any) error 
 	if err != nil {
 		return err
 	}
-	found, err := find(ctx, e.set)
+	found, err := e.installation(ctx)
 	if err != nil {
 		return err
 	}

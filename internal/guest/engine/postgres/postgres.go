@@ -51,8 +51,9 @@ const (
 type Engine struct {
 	set engine.Settings
 
-	mu   sync.Mutex
-	pool *pgxpool.Pool // made on first use
+	mu    sync.Mutex
+	pool  *pgxpool.Pool // made on first use
+	found *Installation // once it was asked for
 }
 
 // New makes the engine of an instance. Nothing is looked for yet.
@@ -72,7 +73,7 @@ func (e *Engine) Initialise(ctx context.Context) error {
 		return trove.Errorf(trove.KindGuest, "The run directory %s is too long for a socket in it.", e.set.RunDir).
 			WithAction("Configure a run_dir of at most %d characters.", maxSocketDir)
 	}
-	found, err := find(ctx, e.set)
+	found, err := e.installation(ctx)
 	if err != nil {
 		return err
 	}
@@ -89,6 +90,21 @@ func (e *Engine) Initialise(ctx context.Context) error {
 		}
 	}
 	return e.writeBase(found.major)
+}
+
+// installation finds the programs of the settings' version. They are asked for
+// their version once: its major part does not change under us.
+func (e *Engine) installation(ctx context.Context) (Installation, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.found == nil {
+		found, err := find(ctx, e.set)
+		if err != nil {
+			return Installation{}, err
+		}
+		e.found = &found
+	}
+	return *e.found, nil
 }
 
 // Initialised reports whether the data directory was made.
