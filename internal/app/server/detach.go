@@ -126,7 +126,7 @@ func sayReady() {
 func lock(c *Config) (*durable.Lock, error) {
 	l, err := durable.TryLock(c.path(lockName))
 	if err != nil {
-		if pid := runningPID(c); pid > 0 {
+		if pid := runningPID(c); pid > 0 { // else it is not the lock that stops us
 			return nil, trove.Errorf(trove.KindConflict, "another standalone (pid %d) uses the data in %s", pid, c.DataDir).
 				WithAction("stop it with: troved stop --data-dir %s, or give this one a --data-dir of its own", c.DataDir)
 		}
@@ -144,8 +144,11 @@ func runningPID(c *Config) int {
 	if err != nil {
 		return 0
 	}
-	if l, err := durable.TryLock(c.path(lockName)); err == nil {
+	l, err := durable.TryLock(c.path(lockName))
+	if err == nil {
 		l.Unlock()
+	}
+	if !errors.Is(err, durable.ErrLocked) { // a file system may be read-only
 		return 0
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
