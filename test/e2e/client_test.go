@@ -55,14 +55,13 @@ func (s *standalone) trovectl(args ...string) string {
 
 // refuses runs a trovectl that must fail with this exit code and say all of
 // these words.
-func (s *standalone) refuses(code int, words []string, args ...string) string {
+func (s *standalone) refuses(code int, words []string, args ...string) {
 	s.t.Helper()
 	out, errs, got, _ := s.command("", "trovectl", args...)
 	if got != code {
 		s.t.Errorf("trovectl %s: exit code %d, not %d:\n%s%s", strings.Join(args, " "), got, code, out, errs)
 	}
 	says(s.t.Errorf, "trovectl "+strings.Join(args, " "), errs, words...)
-	return errs
 }
 
 // says checks that a message has all of these words.

@@ -70,6 +70,7 @@ type standalone struct {
 	token   string
 	project string
 	deleted []string // instances
+	mounted bool     // home is a file system of its own
 }
 
 // newStandalone starts one and stops and removes it at the end of the test.
@@ -114,6 +115,11 @@ func prepare(t *testing.T, extra ...string) *standalone {
 			}
 		}
 		s.log.Close()
+		if s.mounted {
+			if err := syscall.Unmount(s.home, 0); err != nil {
+				t.Errorf("unmount: %v", err)
+			}
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("remove: %v", err)
 		}
@@ -242,7 +248,9 @@ func (s *standalone) stop() {
 		return
 	}
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
-	s.wait()
+	if how := s.wait(); !how.Success() {
+		s.t.Errorf("troved was asked to stop: %s", how)
+	}
 }
 
 // kill9 kills troved alone.
@@ -252,7 +260,7 @@ func (s *standalone) kill9() {
 	s.wait()
 }
 
-func (s *standalone) wait() {
+func (s *standalone) wait() *os.ProcessState {
 	s.t.Helper()
 	ended := make(chan error, 1)
 	go func() { ended <- s.cmd.Wait() }()
@@ -263,7 +271,9 @@ func (s *standalone) wait() {
 		<-ended
 		s.t.Error("troved did not end")
 	}
+	how := s.cmd.ProcessState
 	s.cmd = nil
+	return how
 }
 
 // eventually tries f until it succeeds or patience ends.
