@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/cloud/local"
 	"github.com/gotrove/gotrove/internal/durable"
 	"github.com/gotrove/gotrove/internal/proc"
 	"github.com/gotrove/gotrove/internal/trove"
@@ -202,11 +204,16 @@ func removeData(ctx context.Context, c *Config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	var ids []string
 	for _, dir := range instances {
+		ids = append(ids, filepath.Base(dir))
 		tag := instanceTag + filepath.Base(dir)
 		if err := proc.Kill(ctx, func() ([]proc.Process, error) { return proc.Tree(tag) }); err != nil {
 			return err
 		}
+	}
+	if err := local.RemoveGroups(ctx, slog.New(slog.DiscardHandler), ids...); err != nil {
+		return err
 	}
 	for _, dir := range []string{c.DataDir, c.RunDir} {
 		if err := os.RemoveAll(dir); err != nil {

@@ -172,6 +172,18 @@ func (g cgroups) take(id string) error {
 	return err
 }
 
+// RemoveGroups takes away the memory control groups of instances whose
+// processes have ended and which no cloud serves any more.
+func RemoveGroups(ctx context.Context, log *slog.Logger, instanceIDs ...string) error {
+	g := findCgroups(cgroupParent, log)
+	for _, id := range instanceIDs {
+		if err := g.remove(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // pids gives the processes in the instance's group.
 func (g cgroups) pids(id string) []int {
 	if g.parent == "" {

@@ -43,6 +43,10 @@ import (
 // Network is the id of the only network there is.
 const Network = "local"
 
+// cgroupParent is the control group that holds the instances', unless Options
+// name another.
+const cgroupParent = "gotrove"
+
 // User is whom agents and engines run as.
 type User struct {
 	Name     string
@@ -117,7 +121,7 @@ func New(o Options) (*Cloud, error) {
 		o.Ports = map[string]int{"mariadb": 3306, "mysql": 3306, "postgresql": 5432}
 	}
 	if o.CgroupParent == "" {
-		o.CgroupParent = "gotrove"
+		o.CgroupParent = cgroupParent
 	}
 	if o.StopGrace == 0 {
 		o.StopGrace = time.Minute
