@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,14 +152,30 @@ func (c *conn) serve() {
 		return
 	}
 	go c.write()
-	err = c.handshake()
-	if err == nil {
-		err = c.loop()
+	err = c.guard(func() error {
+		if err := c.handshake(); err != nil {
+			return err
+		}
+		return c.loop()
+	})
+	if e := c.guard(func() error { c.release(); return nil }); e != nil {
+		err = e
 	}
-	c.release()
 	c.end(err)
 	c.out.close()
 	<-c.out.ended
+}
+
+// guard keeps a fault in this program to the connection that came upon it: the
+// others share the process with it.
+func (c *conn) guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.log.Error("a connection panicked", "user", c.user, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = hardErr(internalError, "the broker failed in an unexpected way")
+		}
+	}()
+	return f()
 }
 
 // loop handles frames until an error.

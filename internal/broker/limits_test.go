@@ -238,17 +238,40 @@ func TestContentsBeingReceived(t *testing.T) {
 		half(r, 1)
 		r.bytes(wire.AppendEnd(append(wire.AppendBodyHead(nil, 1, 4), "part"...)))
 		r.send(0, &wire.ConnectionClose{})
-		for {
-			f, err := r.r.Next()
-			if err != nil {
-				t.Fatal(err)
-			}
-			m, err := wire.ParseMethod(f.Payload)
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, ok := m.(*wire.ConnectionCloseOk)
-			return ok
+		f, err := r.r.Next()
+		if err != nil {
+			t.Fatal(err)
 		}
+		m, err := wire.ParseMethod(f.Payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, ok := m.(*wire.ConnectionCloseOk)
+		return ok
 	})
+}
+
+type faulty struct{ logins }
+
+func (f faulty) Login(login, password string) (broker.Permissions, error) {
+	if login == "evil" {
+		panic("a fault in the program")
+	}
+	return f.logins.Login(login, password)
+}
+
+// A fault that one client runs into must not end the service of all.
+func TestPanicEndsItsConnectionOnly(t *testing.T) {
+	_, addr := start(t, broker.Options{Auth: faulty{logins{"guest": {"guest", broker.All()}}}})
+	before := confirmChannel(t, addr, "q")
+	for range 3 {
+		c, err := amqp.Dial("amqp://evil:evil@" + addr + "/")
+		if err == nil {
+			_ = c.Close()
+			t.Fatal("the login that panics was admitted")
+		}
+	}
+	if !confirmed(t, before, "q", 1) || !confirmed(t, confirmChannel(t, addr, "q2"), "q2", 1) {
+		t.Error("messages are not taken any more")
+	}
 }

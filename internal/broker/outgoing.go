@@ -142,11 +142,16 @@ func (o *outgoing) wrote(it *item) bool {
 	return false
 }
 
-// write sends what is pushed until close or an error, and a heartbeat after
-// every idle period of half the heartbeat.
+// write is the writer goroutine.
 func (c *conn) write() {
+	defer close(c.out.ended)
+	_ = c.guard(func() error { c.writeAll(); return nil })
+}
+
+// writeAll sends what is pushed until close or an error, and a heartbeat after
+// every idle period of half the heartbeat.
+func (c *conn) writeAll() {
 	o := c.out
-	defer close(o.ended)
 	// The reader must learn of an error, whatever it waits for; without one it
 	// is the reader who waits.
 	clean := false
