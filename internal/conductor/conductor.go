@@ -27,8 +27,9 @@ type Store interface {
 	SetFault(ctx context.Context, id string, f trove.Fault) error
 }
 
-// GuestOf tells which instance a login belongs to; false if it is no guest's.
-type GuestOf func(login string) (instanceID string, ok bool)
+// GuestOf tells which instance a sender may speak for; limited is false if that
+// is any. The sender is empty if the message does not name its login.
+type GuestOf func(sender string) (instanceID string, limited bool)
 
 // Server implements rpcapi/conductor.
 type Server struct {
@@ -120,15 +121,14 @@ func (s *Server) NotifyFailure(ctx context.Context, sender string, f conductor.F
 		Message: clip(f.Message, maxText), Details: clip(strings.Join(f.Exception, ""), maxTrace)}))
 }
 
-// admit says whether sender may speak for an instance. A login that is not a
-// guest's is the control plane's, or everyone's in the compatibility mode.
+// admit says whether sender may speak for an instance.
 func (s *Server) admit(ctx context.Context, method, sender, instanceID string) (context.Context, bool) {
 	ctx = telemetry.With(ctx, telemetry.InstanceID, clip(instanceID, 64))
 	if instanceID == "" {
 		s.log.WarnContext(ctx, "a message about no instance was dropped", "method", method, "sender", sender)
 		return ctx, false
 	}
-	if id, guest := s.guestOf(sender); guest && id != instanceID {
+	if id, limited := s.guestOf(sender); limited && id != instanceID {
 		s.log.WarnContext(ctx, "a guest spoke for another instance: dropped", "method", method, "sender", sender)
 		return ctx, false
 	}

@@ -37,6 +37,19 @@ func InstanceOf(login string) (instanceID string, ok bool) {
 	return strings.CutPrefix(login, guestPrefix)
 }
 
+// SpeaksFor is the instance that the sender of a message may speak for; limited
+// is false if that is any, as for our own services. On a bus whose guests all
+// have logins of their own, a sender who does not say who he is speaks for none.
+func SpeaksFor(login string) (instanceID string, limited bool) {
+	if login == ControlPlane {
+		return "", false
+	}
+	if id, ok := InstanceOf(login); ok {
+		return id, true
+	}
+	return "", true
+}
+
 // Queues declares and removes the queues of a guest agent. The control plane
 // does it: a guest may not declare anything.
 type Queues interface {

@@ -123,3 +123,20 @@ func TestPermissions(t *testing.T) {
 		}
 	}
 }
+
+// The sender is the message's user_id, which a guest may leave out.
+func TestWhoSpeaksForWhom(t *testing.T) {
+	for sender, want := range map[string]struct {
+		instance string
+		limited  bool
+	}{
+		guestlogin.Name(ann):    {ann, true},
+		guestlogin.ControlPlane: {"", false},
+		"":                      {"", true},
+		"somebody":              {"", true},
+	} {
+		if id, limited := guestlogin.SpeaksFor(sender); id != want.instance || limited != want.limited {
+			t.Errorf("%q: %q, %v", sender, id, limited)
+		}
+	}
+}
