@@ -67,12 +67,17 @@ func (s *Store) Heartbeat(ctx context.Context, id string, b Beat) (applied bool,
 	return applied && err == nil, err
 }
 
+// maxAhead is how far, in seconds, a guest's clock may be ahead of ours.
+const maxAhead = 60
+
 // newer records when a guest sent a message, and reports whether it is newer
 // than all of its kind before: the original's rule, in one statement so that no
-// two messages can both win.
+// two messages can both win. A time that is still to come orders nothing: its
+// clock was wrong, and has perhaps been set back since.
 func (t *tx) newer(ctx context.Context, id, method string, sent float64) (bool, error) {
-	n, err := t.exec(ctx, "UPDATE conductor_lastseen SET sent = ? WHERE instance_id = ? AND method_name = ? AND sent < ?",
-		sent, id, method, sent)
+	latest := float64(t.s.clock().Unix()) + maxAhead
+	n, err := t.exec(ctx, `UPDATE conductor_lastseen SET sent = ?
+		WHERE instance_id = ? AND method_name = ? AND (sent < ? OR sent > ?)`, sent, id, method, sent, latest)
 	if err != nil || n > 0 {
 		return n > 0, err
 	}

@@ -31,6 +31,9 @@ func testHeartbeat(t *testing.T, f *fixture) {
 		{"without time", store.Beat{Status: &trove.ServiceShutdown}, true, trove.ServiceShutdown},
 		{"without status", store.Beat{Sent: new(2000.0)}, true, trove.ServiceShutdown},
 		{"older than that", beat(trove.ServiceHealthy, 1999), false, trove.ServiceShutdown},
+		{"clock wrong", beat(trove.ServiceHealthy, 9e9), true, trove.ServiceHealthy},
+		{"clock set back", beat(trove.ServiceCrashed, 2001), true, trove.ServiceCrashed},
+		{"in order again", beat(trove.ServiceHealthy, 2000), false, trove.ServiceCrashed},
 	} {
 		applied, err := f.Heartbeat(ctx, id, c.beat)
 		ok(t, err)
