@@ -217,6 +217,10 @@ func (s *standalone) openCloud(ctx context.Context) error {
 	return registerEngines(ctx, s.store, engines, s.log)
 }
 
+// busLimits are less than the broker's own: its memory is ours, and no message
+// of ours comes near them, but a guest could.
+var busLimits = broker.Limits{ConnectionsPerUser: 16, MessageBytes: 4 << 20, QueueBytes: 16 << 20, TotalBytes: 64 << 20}
+
 // startBus starts the embedded broker and connects to it, as to any broker.
 func (s *standalone) startBus(ctx context.Context) error {
 	key, err := s.busKey()
@@ -234,7 +238,7 @@ func (s *standalone) startBus(ctx context.Context) error {
 		s.logins.Restore(i.ID)
 		queues = append(queues, guest.Queues(i.ID)...)
 	}
-	s.broker = broker.New(broker.Options{Auth: s.logins, Logger: s.log})
+	s.broker = broker.New(broker.Options{Auth: s.logins, Logger: s.log, Limits: busLimits})
 	// We hold the data directory's lock: a socket that is there is of a
 	// process that is gone.
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -245,8 +249,8 @@ func (s *standalone) startBus(ctx context.Context) error {
 		return trove.Errorf(trove.KindUnavailable, "the bus cannot listen on %s: %w", socket, err).
 			WithAction("choose a shorter or another --run-dir")
 	}
-	// Every local user may connect; only a login opens anything.
-	if err := os.Chmod(socket, 0o666); err != nil {
+	// Agents run as the engines' user.
+	if err := s.admitAgents(socket); err != nil {
 		l.Close()
 		return err
 	}
@@ -276,6 +280,22 @@ func (s *standalone) startBus(ctx context.Context) error {
 	s.client = rpc.NewClient(s.conn, rpc.ClientOptions{Exchange: s.c.ControlExchange,
 		ReplyExchange: guestlogin.ReplyExchange(s.c.ControlExchange), Log: s.log})
 	return nil
+}
+
+// admitAgents lets the engines' user connect to the bus, and nobody else: others
+// could only hold up connections, for want of a login.
+func (s *standalone) admitAgents(socket string) error {
+	u, err := engineUser(s.c.EngineUser)
+	if err != nil {
+		return err
+	}
+	if u == nil {
+		return os.Chmod(socket, 0o600)
+	}
+	if err := os.Chown(socket, -1, u.GID); err != nil {
+		return err
+	}
+	return os.Chmod(socket, 0o660)
 }
 
 // busKey is the key that logins are derived from, made on the first start.
@@ -336,7 +356,7 @@ func (s *standalone) startServices(ctx context.Context) error {
 	}, stopAgentsWithin)
 	s.task("cloud", s.cloud.Run, 0)
 	s.task("work", engine.Run, 0)
-	s.rpcServer("conductor", rpcconductor.Handler(conductor.NewServer(s.store, guestlogin.InstanceOf, s.log)),
+	s.rpcServer("conductor", rpcconductor.Handler(conductor.NewServer(s.store, guestlogin.SpeaksFor, s.log)),
 		rpc.ServerOptions{Topic: rpcconductor.Topic, Workers: conductorWorkers})
 	s.rpcServer("taskmanager", rpctaskmanager.Handler(taskmanager.NewServer(engine, s.log)),
 		rpc.ServerOptions{Topic: rpctaskmanager.Topic, Workers: taskmanagerWorkers})
