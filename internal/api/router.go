@@ -6,9 +6,6 @@ import (
 	"strings"
 )
 
-// prefix is where version 1.0 is; the next segment is the project.
-const prefix = "/v1.0/"
-
 // router finds the route of a request. http.ServeMux would not do: it refuses
 // the contract's overlapping paths (datastores/versions/{id} beside
 // datastores/{datastore}/versions), cleans paths and answers 405. Here the

@@ -164,7 +164,7 @@ func requeueScenario(e *env) {
 	ds = e.consume(r, "rq.q", "")
 	e.next("before recover", ds)
 	e.next("before recover", ds)
-	e.must(r.Recover(true))
+	e.must(r.Recover(true)) //lint:ignore SA1019 what is deprecated is still in the protocol
 	e.next("recovered", ds)
 	e.next("recovered", ds)
 }
