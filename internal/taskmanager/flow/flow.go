@@ -9,6 +9,7 @@ package flow
 
 import (
 	"context"
+	"encoding/json"
 	"crypto/rand"
 	"log/slog"
 	"strings"
@@ -177,9 +178,21 @@ func (f *Flows) fault(ctx context.Context, id, cause, action, details string) er
 // lastLine is the last line of a log that says something, at most 200 bytes.
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
-	last := strings.ToValidUTF8(strings.TrimSpace(lines[len(lines)-1]), "?")
+	last := strings.ToValidUTF8(plain(strings.TrimSpace(lines[len(lines)-1])), "?")
 	if len(last) > 200 {
 		last = strings.ToValidUTF8(last[:200], "") + "…"
 	}
 	return last
+}
+
+// plain is a line of an agent's log without its JSON, for people.
+func plain(line string) string {
+	var record struct{ Msg, Error string }
+	if json.Unmarshal([]byte(line), &record) != nil || record.Msg == "" {
+		return line
+	}
+	if record.Error == "" {
+		return record.Msg
+	}
+	return record.Msg + ": " + record.Error
 }
