@@ -29,7 +29,7 @@ func TestMessages(t *testing.T) {
 			"instance['volume']['size'] 0 is not valid under any of the given schemas; " +
 				"0 is less than the minimum of 1; 0 is not of type 'string'"},
 		{"nic without a network", "instance_create", `{"instance":{"name":"g","nics":[{"network_id":""}]}}`,
-			"instance['nics'][0]['network_id'] '' is too short"},
+			"instance['nics'][0]['network_id'] '' is too short (at least 1 character)"},
 		{"nic key of another client", "instance_create", `{"instance":{"name":"g","nics":[{"port-id":"x"}]}}`,
 			"instance['nics'][0] Additional properties are not allowed ('port-id' was unexpected)"},
 		{"locality", "instance_create", `{"instance":{"name":"g","locality":"close"}}`,
