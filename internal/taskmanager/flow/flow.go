@@ -9,8 +9,8 @@ package flow
 
 import (
 	"context"
-	"encoding/json"
 	"crypto/rand"
+	"encoding/json"
 	"log/slog"
 	"strings"
 	"time"
