@@ -153,8 +153,29 @@ func New(o Options) (*Cloud, error) {
 			return nil, err
 		}
 	}
+	if err := c.sweep(); err != nil {
+		return nil, err
+	}
 	c.groups = findCgroups(o.CgroupParent, o.Log)
 	return c, nil
+}
+
+// sweep removes the files that whoever was killed had begun to write: ours all
+// begin with a dot until they are whole. No other process uses the directory.
+func (c *Cloud) sweep() error {
+	data := os.DirFS(c.o.DataDir) // whose path may hold what a pattern gives a meaning
+	for _, begun := range []string{"addresses/.*", "instances/*/.*"} {
+		found, err := fs.Glob(data, begun)
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			if err := os.Remove(filepath.Join(c.o.DataDir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return durable.Explain(err)
+			}
+		}
+	}
+	return nil
 }
 
 // checkReachable finds a directory on the way to dir that the agents' user may

@@ -682,6 +682,38 @@ func TestDamagedRecord(t *testing.T) {
 	}
 }
 
+// TestBegunFiles: what a killed process had begun to write is taken away, or it
+// would keep an instance's directory for ever.
+func TestBegunFiles(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	if _, err := local.New(o); err != nil {
+		t.Fatal(err)
+	}
+	instance := filepath.Join(o.DataDir, "instances", "i1")
+	if err := os.Mkdir(instance, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	whole := filepath.Join(instance, "server.json")
+	begun := []string{filepath.Join(o.DataDir, "addresses", ".claim.1"), filepath.Join(instance, ".server.json.2")}
+	for _, f := range append(begun, whole) {
+		if err := os.WriteFile(f, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := local.New(o); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range begun {
+		if _, err := os.Stat(f); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is there: %v", f, err)
+		}
+	}
+	if _, err := os.Stat(whole); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestBadInstanceID(t *testing.T) {
 	c := open(t, options(t))
 	for _, id := range []string{"", "..", "a/b", "../../etc"} {
