@@ -21,6 +21,10 @@ const remainsLimit = 10 * time.Second
 // its shared memory till then; and lock files that name a pid which another
 // process has now, as after a power cut.
 func (e *Engine) clearRemains() error {
+	// A server makes this file first and removes it last.
+	if _, err := os.Lstat(filepath.Join(e.set.DataDir, "postmaster.pid")); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	working, left, err := e.processes()
 	if err != nil || working {
 		return err

@@ -1,6 +1,7 @@
 package template
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -78,7 +79,8 @@ func newCopier() *copier {
 }
 
 // file copies src to dst, which is not there yet: by sharing its blocks where
-// the file system can, else leaving holes as holes.
+// the file system can. Of a hole nothing is written, but its room is taken: a
+// server must not find the disk full in a file that it believes to have.
 func (c *copier) file(src, dst string) (err error) {
 	in, err := unix.Open(src, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -119,6 +121,7 @@ func (c *copier) content(in, out int, size int64) error {
 	}
 	buf := c.buffers.Get().(*[]byte)
 	defer c.buffers.Put(buf)
+	copied := int64(0)
 	for pos := int64(0); pos < size; {
 		from, err := unix.Seek(in, pos, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
@@ -146,10 +149,49 @@ func (c *copier) content(in, out int, size int64) error {
 				return err
 			}
 			from += int64(n)
+			copied += int64(n)
 		}
 		pos = end
 	}
+	if copied >= size {
+		return nil
+	}
+	if err := unix.Fallocate(out, 0, 0, size); !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
 	return unix.Ftruncate(out, size) // a hole at the end
+}
+
+// digBlock is the least run of zeros that is worth a hole.
+const digBlock = 64 << 10
+
+// dig makes holes of the zeros below dir, so that copies need not write them:
+// servers fill the files they make. It is best effort.
+func dig(dir string) error {
+	zeros, block := make([]byte, digBlock), make([]byte, digBlock)
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return nil // it is copied as it is
+		}
+		defer f.Close()
+		for at := int64(0); ; at += digBlock {
+			if _, err := f.ReadAt(block, at); errors.Is(err, io.EOF) {
+				return nil // what is left is small
+			} else if err != nil {
+				return err
+			}
+			if !bytes.Equal(block, zeros) {
+				continue
+			}
+			if unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, digBlock) != nil {
+				return filepath.SkipAll // this file system has no holes
+			}
+		}
+	})
 }
 
 func writeAll(fd int, b []byte, at int64) error {

@@ -126,7 +126,12 @@ func Ensure(ctx context.Context, root, name string, build func(dir string) error
 		return "", err
 	}
 	defer unlock()
-	return path, Make(ctx, path, build)
+	return path, Make(ctx, path, func(dir string) error {
+		if err := build(dir); err != nil {
+			return err
+		}
+		return dig(dir)
+	})
 }
 
 // lock takes an exclusive lock on a file; a process that ends lets go of it.

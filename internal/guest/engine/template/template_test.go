@@ -15,13 +15,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/gotrove/gotrove/internal/guest/engine/template"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
 // fill makes a tree with all a data directory has: modes, a file with holes,
-// an empty one, a link.
+// one of zeros, an empty one, a link.
 func fill(dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "sub", "deep"), 0o750); err != nil {
 		return err
@@ -32,6 +33,7 @@ func fill(dir string) error {
 		os.WriteFile(filepath.Join(dir, "sub", "a"), []byte("content"), 0o640),
 		os.WriteFile(filepath.Join(dir, "sub", "deep", "empty"), nil, 0o600),
 		holed(filepath.Join(dir, "holes"), sparse),
+		os.WriteFile(filepath.Join(dir, "zeros"), sparse, 0o600),
 		os.Symlink("sub/a", filepath.Join(dir, "link")),
 	)
 }
@@ -106,9 +108,28 @@ func TestCopyIsWhole(t *testing.T) {
 	if made, err := template.Made(dst); err != nil || !made {
 		t.Errorf("Made is %v, %v", made, err)
 	}
-	var st syscall.Stat_t
-	if err := syscall.Stat(filepath.Join(dst, "holes"), &st); err != nil || st.Blocks*512 > 1<<20 {
-		t.Errorf("holes were filled: %d bytes on disk, %v", st.Blocks*512, err)
+}
+
+// TestHolesStay looks before anything reads: what is in memory counts as data.
+func TestHolesStay(t *testing.T) {
+	root := t.TempDir()
+	dst := filepath.Join(root, "data")
+	if err := template.Copy(t.Context(), ensure(t, root), dst, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"holes", "zeros"} {
+		f, err := os.Open(filepath.Join(dst, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if first, err := unix.Seek(int(f.Fd()), 0, unix.SEEK_DATA); err != nil || first < 1<<20 {
+			t.Errorf("%s: zeros were written: data begin at %d, %v", name, first, err)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Blocks*512 < st.Size {
+			t.Errorf("%s: no room is taken: %d of %d bytes, %v", name, st.Blocks*512, st.Size, err)
+		}
 	}
 }
 

@@ -85,12 +85,17 @@ func (r *Runtime) Start(ctx context.Context, s runtime.Spec) (runtime.Handle, er
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	h, ok, err := r.find(t)
-	if ok || err != nil {
-		return h, err
+	left, err := r.withTag(t)
+	if err != nil {
+		return runtime.Handle{}, err
 	}
-	if err := r.killAll(ctx, func() ([]proc.Process, error) { return r.withTag(t) }); err != nil {
-		return runtime.Handle{}, fmt.Errorf("end what is left of %s: %w", s.Name, err)
+	if h, ok := r.leader(left); ok {
+		return h, nil
+	}
+	if len(left) > 0 {
+		if err := r.killAll(ctx, func() ([]proc.Process, error) { return r.withTag(t) }); err != nil {
+			return runtime.Handle{}, fmt.Errorf("end what is left of %s: %w", s.Name, err)
+		}
 	}
 	return r.start(s, t)
 }
@@ -174,14 +179,17 @@ func (r *Runtime) Find(_ context.Context, s runtime.Spec) (runtime.Handle, bool,
 	if err != nil {
 		return runtime.Handle{}, false, err
 	}
-	return r.find(t)
-}
-
-func (r *Runtime) find(t tag) (runtime.Handle, bool, error) {
 	all, err := r.withTag(t)
 	if err != nil {
 		return runtime.Handle{}, false, err
 	}
+	h, ok := r.leader(all)
+	return h, ok, nil
+}
+
+// leader is the program among the processes of a tag: the oldest that leads a
+// session.
+func (r *Runtime) leader(all []proc.Process) (runtime.Handle, bool) {
 	var first proc.Process
 	for _, p := range all {
 		if p.Stat.Leader() && (first.PID == 0 || p.StartTime < first.StartTime) {
@@ -189,9 +197,9 @@ func (r *Runtime) find(t tag) (runtime.Handle, bool, error) {
 		}
 	}
 	if first.PID == 0 {
-		return runtime.Handle{}, false, nil
+		return runtime.Handle{}, false
 	}
-	return runtime.Handle{Runtime: Name, PID: first.PID, StartTime: first.StartTime, BootID: r.boot}, true, nil
+	return runtime.Handle{Runtime: Name, PID: first.PID, StartTime: first.StartTime, BootID: r.boot}, true
 }
 
 // withTag lists the processes of our user that have the tag.
