@@ -213,7 +213,7 @@ func TestOwnership(t *testing.T) {
 	}
 	// An administrator acts under his own project, and sees his own in links.
 	golden(t, "instance_admin", h.want(200, admin, "GET", "instances/"+id(1), "").text)
-	h.want(200, admin, "GET", "instances/"+id(1)+"/root", "")
+	h.want(404, admin, "GET", "instances/"+id(1)+"/root", "") // root's is looked up by project too
 	h.want(200, admin, "GET", "instances/"+id(1)+"/databases", "")
 	if a := h.want(200, admin, "GET", "instances", ""); a.text != `{"instances":[]}` {
 		t.Errorf("an administrator's list: %s", a.text)

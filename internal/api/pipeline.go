@@ -252,8 +252,8 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (identity.
 			return who, true
 		}
 		if !trove.IsKind(err, trove.KindUnauthorized) && !trove.IsKind(err, trove.KindNotFound) {
-			s.writeError(w, r, trove.Errorf(trove.KindUnavailable,
-				"The identity service is not available: %w", err))
+			s.writeError(w, r, &trove.Error{Kind: trove.KindUnavailable, Err: err, // where it is, is for the log only
+				Message: "The identity service is not available.", Action: "Try again."})
 			return identity.Identity{}, false
 		}
 	}

@@ -71,8 +71,8 @@ func TestTokens(t *testing.T) {
 	h.want(200, demo, "GET", "/v1.0/d%65mo/instances", "")
 
 	h.tokens.err = trove.Errorf(trove.KindUnavailable, "dial tcp: refused")
-	if key, _ := h.want(503, demo, "GET", "instances", "").fault(); key != "serviceUnavailable" {
-		t.Errorf("without an identity service: %s", key)
+	if key, message := h.want(503, demo, "GET", "instances", "").fault(); key != "serviceUnavailable" || strings.Contains(message, "dial") {
+		t.Errorf("without an identity service: %s: %s", key, message)
 	}
 }
 

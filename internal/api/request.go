@@ -74,7 +74,7 @@ func (s *Server) run(w http.ResponseWriter, q *request) (response, error) {
 			return response{}, err
 		}
 	}
-	if rt.scope == ofEngine {
+	if rt.scope == ofEngine || rt.scope == ofOwnEngine {
 		if err := serving(q.instance); err != nil {
 			return response{}, err
 		}
@@ -98,7 +98,8 @@ func (q *request) enforce(rule, owner string) error {
 func (q *request) loadInstance() error {
 	id := q.PathValue("id")
 	inst, err := q.server.store.Instance(q.Context(), id)
-	if trove.IsKind(err, trove.KindNotFound) || (err == nil && !q.creds.IsAdmin && inst.TenantID != q.creds.ProjectID) {
+	anyProject := q.creds.IsAdmin && q.route.scope != ofOwnEngine
+	if trove.IsKind(err, trove.KindNotFound) || (err == nil && !anyProject && inst.TenantID != q.creds.ProjectID) {
 		return noSuch(id)
 	}
 	if err != nil {

@@ -5,9 +5,10 @@ package api
 type scope uint8
 
 const (
-	ofProject  scope = iota // the caller's project
-	ofInstance              // the instance {id}
-	ofEngine                // the engine of the instance {id}, which must be serving
+	ofProject   scope = iota // the caller's project
+	ofInstance               // the instance {id}
+	ofEngine                 // the engine of the instance {id}, which must be serving
+	ofOwnEngine              // the same, of the project in the path for administrators too
 )
 
 // route is one call of the API.
@@ -67,9 +68,9 @@ func (s *Server) table() []route {
 		{method: "PUT", path: "instances/{id}/users/{user}/databases", scope: ofEngine, rule: "instance:extension:user_access:update", schema: "access_grant", handle: s.grantAccess},
 		{method: "DELETE", path: "instances/{id}/users/{user}/databases/{database}", scope: ofEngine, rule: "instance:extension:user_access:delete", handle: s.revokeAccess},
 
-		{method: "GET", path: "instances/{id}/root", scope: ofEngine, rule: "instance:extension:root:index", handle: s.showRoot},
-		{method: "POST", path: "instances/{id}/root", scope: ofEngine, rule: "instance:extension:root:create", schema: "root_enable", handle: s.enableRoot},
-		{method: "DELETE", path: "instances/{id}/root", scope: ofEngine, rule: "instance:extension:root:delete", handle: s.disableRoot},
+		{method: "GET", path: "instances/{id}/root", scope: ofOwnEngine, rule: "instance:extension:root:index", handle: s.showRoot},
+		{method: "POST", path: "instances/{id}/root", scope: ofOwnEngine, rule: "instance:extension:root:create", schema: "root_enable", handle: s.enableRoot},
+		{method: "DELETE", path: "instances/{id}/root", scope: ofOwnEngine, rule: "instance:extension:root:delete", handle: s.disableRoot},
 	}, later()...)
 }
 

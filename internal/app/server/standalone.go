@@ -271,14 +271,14 @@ func (s *standalone) startBus(ctx context.Context) error {
 			return fmt.Errorf("bus: %w", err)
 		}
 	}
+	s.client = rpc.NewClient(s.conn, rpc.ClientOptions{Exchange: s.c.ControlExchange,
+		ReplyExchange: guestlogin.ReplyExchange(s.c.ControlExchange), Log: s.log})
 	s.task("connection", func(ctx context.Context) error {
 		<-ctx.Done()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
 		defer cancel()
 		return errors.Join(s.client.Close(ctx), s.conn.Close(ctx))
 	}, 2*shutdownWait)
-	s.client = rpc.NewClient(s.conn, rpc.ClientOptions{Exchange: s.c.ControlExchange,
-		ReplyExchange: guestlogin.ReplyExchange(s.c.ControlExchange), Log: s.log})
 	return nil
 }
 
