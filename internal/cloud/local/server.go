@@ -314,6 +314,9 @@ func (c *Cloud) killAll(ctx context.Context, id string) error {
 			return nil, err
 		}
 		for _, pid := range c.groups.pids(id) {
+			if pid == os.Getpid() { // a thread of ours passes through to start the agent
+				continue
+			}
 			if h, err := proc.Of(pid); err == nil {
 				found = append(found, proc.Process{Handle: h})
 			}
