@@ -85,6 +85,34 @@ func TestDuplicateCast(t *testing.T) {
 	}
 }
 
+// A sender that sends a cast again, as an outbox does, gets another try if the
+// first one failed, and only then.
+func TestFailedCastSentAgain(t *testing.T) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
+		conn := connect(t, b.url)
+		client := newClient(t, conn)
+		tries := make(chan string, 10)
+		var failed atomic.Bool
+		newServer(t, conn, rpc.HandlerFunc(func(_ context.Context, in *rpc.Incoming) (any, error) {
+			tries <- in.UniqueID
+			if failed.CompareAndSwap(false, true) {
+				return nil, errors.New("broken for now")
+			}
+			return nil, nil
+		}), rpc.ServerOptions{Topic: t.Name()})
+		for _, id := range []string{"a", "a", "a", "b"} {
+			if err := client.Cast(within(t), rpc.Message{Topic: t.Name(), Method: "m", UniqueID: id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, want := range []string{"a", "a", "b"} {
+			if got := until(t, tries, "a cast"); got != want {
+				t.Errorf("handled %s, want %s", got, want)
+			}
+		}
+	})
+}
+
 // A cast that ends in KindUnavailable comes again, and is no duplicate; one
 // that fails otherwise, or panics, does not.
 func TestCastFails(t *testing.T) {

@@ -58,7 +58,7 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 	}
 	_, err = s.handle(ctx, in)
 	again := trove.IsKind(err, trove.KindUnavailable) || err != nil && work.Err() != nil
-	s.seen.end(id, !again)
+	s.seen.end(id, err == nil) // one that failed is no duplicate if its sender tries again
 	switch {
 	case again:
 		s.log.WarnContext(ctx, "rpc: cast will be delivered again", "method", r.Method, "unique_id", r.UniqueID, "error", err)

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,9 +30,12 @@ const (
 	stopWait  = 3 * time.Minute
 )
 
-// readyVariable names the file descriptor on which a detached standalone says
-// that it serves.
-const readyVariable = "GOTROVE_READY_FD"
+const (
+	// readyVariable names the file descriptor on which a detached standalone
+	// says readyWord when it serves.
+	readyVariable = "GOTROVE_READY_FD"
+	readyWord     = "ready"
+)
 
 // detach starts this program again in the background, with its output in a log
 // file of the data directory, and returns when it serves. One that runs
@@ -85,8 +87,8 @@ func detach(ctx context.Context, c *Config, out io.Writer) error {
 	defer cancel()
 	stopWaiting := context.AfterFunc(ctx, func() { readyIn.Close() })
 	defer stopWaiting()
-	said, err := io.ReadAll(io.LimitReader(readyIn, 16))
-	if err == nil && bytes.Equal(said, []byte("ready")) {
+	said := make([]byte, len(readyWord))
+	if _, err := io.ReadFull(readyIn, said); err == nil && string(said) == readyWord {
 		fmt.Fprintf(out, "gotrove runs (pid %d, log %s)\n", cmd.Process.Pid, log.Name())
 		return cmd.Process.Release()
 	}
@@ -112,16 +114,21 @@ func tailFrom(file string, offset int64) string {
 	return strings.Join(lines[max(0, len(lines)-10):], "\n")
 }
 
-// sayReady tells whoever detached this process that it serves.
-func sayReady() {
+// readyPipe takes the pipe of whoever detached this process, before anything is
+// started that could inherit it and outlive us, and gives what says on it that
+// this process serves.
+func readyPipe() (sayReady func()) {
 	fd, err := strconv.Atoi(os.Getenv(readyVariable))
-	if err != nil || fd < 3 {
-		return
-	}
 	os.Unsetenv(readyVariable)
+	if err != nil || fd < 3 {
+		return func() {}
+	}
+	syscall.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), "ready")
-	fmt.Fprint(f, "ready")
-	f.Close()
+	return func() {
+		fmt.Fprint(f, readyWord)
+		f.Close()
+	}
 }
 
 // lock takes the data directory for this process.

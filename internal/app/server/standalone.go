@@ -50,6 +50,9 @@ const (
 	// stopAgentsWithin is more than a local server's own grace.
 	stopAgentsWithin = 90 * time.Second
 
+	// bodyWait is how long the body of a request may take.
+	bodyWait = 30 * time.Second
+
 	conductorWorkers   = 4
 	taskmanagerWorkers = 4
 )
@@ -76,6 +79,7 @@ type standalone struct {
 // runStandalone runs until ctx ends, then stops everything: agents and engines
 // cleanly too.
 func runStandalone(ctx context.Context, c *Config, version string, warnings []string, errs io.Writer) error {
+	sayReady := readyPipe()
 	debug.SetMemoryLimit(memoryLimit)
 	level := "info"
 	if c.Debug {
@@ -395,9 +399,21 @@ func (s *standalone) rpcServer(name string, h rpc.Handler, o rpc.ServerOptions) 
 	}, shutdownWait+time.Second)
 }
 
+// boundBodies gives every body a time to arrive in, also one that the handler
+// does not read: the server itself waits for its rest before it answers.
+func boundBodies(next http.Handler, within time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// It fails for a connection that is gone, which the handler finds out.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(within))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // serve answers HTTP on l until the group stops.
 func (s *standalone) serve(name string, l net.Listener, h http.Handler, onShutdown func()) {
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+	server := &http.Server{Handler: boundBodies(h, bodyWait), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	if onShutdown != nil {
 		server.RegisterOnShutdown(onShutdown)
