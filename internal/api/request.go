@@ -125,9 +125,11 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (any, error) {
 	// Not every writer has deadlines; a server's has.
 	_ = rc.SetReadDeadline(time.Now().Add(s.config.ReadTimeout))
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.config.MaxBody))
-	// While the handler works nothing is read, and that must not end it.
-	_ = rc.SetReadDeadline(time.Time{})
-	if err != nil {
+	if err == nil {
+		// While the handler works nothing is read, and that must not end it. A
+		// body that failed has had its time: the server would wait for its rest.
+		_ = rc.SetReadDeadline(time.Time{})
+	} else {
 		if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return nil, trove.Errorf(trove.KindOverLimit, "The body is larger than %d bytes.", large.Limit)
 		}
