@@ -44,6 +44,7 @@ type Config struct {
 
 	VolumeDir  string // what get_filesystem_stats measures
 	VolumeSize int64  // its quota in bytes; 0: the file system is the volume
+	LogDir     string // of the engine's logs, kept short; empty: there are none
 
 	// StopEngineOnExit stops the engine cleanly when Run ends. Otherwise it is
 	// left running, for the next agent to find.
@@ -171,6 +172,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	workers.Go(func() { a.supervise(work) })
 	workers.Go(func() { a.preparer(work) })
 	workers.Go(func() { a.usage.watch(work) })
+	workers.Go(func() { watchLogs(work, a.cfg.LogDir, a.log) })
 	<-ctx.Done()
 	workers.Wait()
 

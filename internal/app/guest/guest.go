@@ -151,7 +151,7 @@ func serve(ctx context.Context, c *config, version string, warnings []string, er
 	agent, err := guest.New(guest.Config{
 		InstanceID: c.GuestID, StateFile: filepath.Join(c.StateDir, "state.json"), Version: version,
 		Engine: k.open(c.settings()), Runtime: runner, Conductor: conductor.NewClient(client, c.ConductorQueue), Log: log,
-		VolumeDir: c.DataDir, VolumeSize: c.VolumeSize << 30, StopEngineOnExit: c.StopOnExit,
+		VolumeDir: c.DataDir, VolumeSize: c.VolumeSize << 30, LogDir: c.LogDir, StopEngineOnExit: c.StopOnExit,
 		Timing: guest.Timing{Health: time.Duration(c.HealthPeriod) * time.Second, StartLimit: c.StateWait},
 	})
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -137,33 +136,9 @@ func (c *Cloud) explainStart(err error) error {
 	return e
 }
 
-// rotate keeps the console's size bounded. The agent appends, so the file can
-// be cut under it; it owns nothing that could be lost.
+// rotate keeps the console's size bounded.
 func (c *Cloud) rotate(id string) error {
-	path := c.path(id, "console.log")
-	st, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && st.Size() <= maxConsole {
-		return nil
-	}
-	if err != nil {
-		return durable.Explain(err)
-	}
-	f, err := openRegular(path)
-	if err != nil {
-		return durable.Explain(err)
-	}
-	defer f.Close()
-	if _, err := f.Seek(-maxConsole/2, io.SeekEnd); err != nil {
-		return err
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxConsole/2))
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(path+".1", b, 0o600); err != nil {
-		return err
-	}
-	return durable.Explain(os.Truncate(path, 0))
+	return durable.CutLog(c.path(id, "console.log"), maxConsole)
 }
 
 // openRegular opens a file that others than we may have put there: it follows
