@@ -52,6 +52,7 @@ func Stdio() Terminal {
 // app is what every command shares.
 type app struct {
 	Terminal
+	answer  *checked // writes to Out
 	cloud   string
 	format  string
 	columns []string
@@ -60,19 +61,22 @@ type app struct {
 
 // Run runs one command line and returns its exit code.
 func Run(ctx context.Context, term Terminal, version string, args []string) int {
-	a := &app{Terminal: term}
+	a := &app{Terminal: term, answer: &checked{to: term.Out}}
 	root := a.root(version)
 	root.SetArgs(args)
 	root.SetIn(term.In)
 	root.SetOut(term.Out)
 	root.SetErr(term.Err)
 	err := root.ExecuteContext(ctx)
+	if err == nil && a.answer.err != nil {
+		err = trove.Errorf(trove.KindInternal, "The answer could not be written: %w", a.answer.err)
+	}
 	if err == nil {
 		return ExitOK
 	}
-	fmt.Fprintln(term.Err, a.red("Error:"), err)
+	fmt.Fprintln(term.Err, a.red("Error:"), visible(err.Error()))
 	if action := trove.ActionOf(err); action != "" {
-		fmt.Fprintln(term.Err, "What to do:", action)
+		fmt.Fprintln(term.Err, "What to do:", visible(action))
 	}
 	return exitCode(err)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -283,6 +284,39 @@ func TestCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		if code, out, _ := run(t, "", "completion", shell); code != cli.ExitOK || !strings.Contains(out, "trovectl") {
 			t.Errorf("completion %s: exit %d, %d bytes", shell, code, len(out))
+		}
+	}
+}
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+func TestAnswerThatCannotBeWrittenIsAFailure(t *testing.T) {
+	newCloud(t, map[string]answer{"GET instances/detail": {200, `{"instances":[` + ready + `]}`}})
+	for _, format := range []string{"table", "json", "value"} {
+		var e bytes.Buffer
+		code := cli.Run(context.Background(), cli.Terminal{In: strings.NewReader(""), Out: full{}, Err: &e}, "test", []string{"instance", "list", "-f", format})
+		if code != cli.ExitFailed || !strings.Contains(e.String(), "no space left") {
+			t.Errorf("%s: code %d, %q", format, code, e.String())
+		}
+	}
+}
+
+// Names come from others; what they hold must not reach the terminal as
+// commands, in an answer or in an error.
+func TestControlCharactersAreNotObeyed(t *testing.T) {
+	evil := "a\x1b]0;b\u009b31m\u202ec"
+	quoted, err := json.Marshal(evil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newCloud(t, map[string]answer{"GET instances/detail": {200, `{"instances":[` + strings.Replace(ready, `"shop"`, string(quoted), 1) + `]}`}})
+	_, out, _ := run(t, "", "instance", "list")
+	_, _, errs := run(t, "", "instance", "show", evil)
+	for _, text := range []string{out, errs} {
+		if strings.ContainsAny(text, "\x1b\u009b\u202e") {
+			t.Errorf("%q", text)
 		}
 	}
 }

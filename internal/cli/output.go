@@ -3,8 +3,10 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
@@ -34,7 +36,7 @@ func (a *app) list(columns []string, rows []row) error {
 			for n, c := range columns {
 				fields[n] = text(r[c])
 			}
-			fmt.Fprintln(a.Out, strings.Join(fields, " "))
+			fmt.Fprintln(a.answer, strings.Join(fields, " "))
 		}
 	default:
 		t := a.table()
@@ -62,7 +64,7 @@ func (a *app) show(columns []string, r row) error {
 		return a.json(only(r, columns))
 	case "value":
 		for _, c := range columns {
-			fmt.Fprintln(a.Out, text(r[c]))
+			fmt.Fprintln(a.answer, text(r[c]))
 		}
 	default:
 		t := a.table()
@@ -77,7 +79,7 @@ func (a *app) show(columns []string, r row) error {
 
 func (a *app) table() table.Writer {
 	t := table.NewWriter()
-	t.SetOutputMirror(a.Out)
+	t.SetOutputMirror(a.answer)
 	style := table.StyleDefault
 	style.Format.Header = 0 // as written
 	t.SetStyle(style)
@@ -109,7 +111,7 @@ func (a *app) pick(columns []string) ([]string, error) {
 }
 
 func (a *app) json(v any) error {
-	e := json.NewEncoder(a.Out)
+	e := json.NewEncoder(a.answer)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	if err := e.Encode(v); err != nil {
@@ -142,9 +144,24 @@ func text(v any) string {
 
 func visible(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
+		if r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r)) {
 			return '\uFFFD'
 		}
 		return r
 	}, s)
+}
+
+// checked remembers that an answer could not be written: on a full disk, a
+// command that says nothing must not seem to have said it.
+type checked struct {
+	to  io.Writer
+	err error
+}
+
+func (c *checked) Write(b []byte) (int, error) {
+	n, err := c.to.Write(b)
+	if c.err == nil {
+		c.err = err
+	}
+	return n, err
 }
