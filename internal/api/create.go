@@ -52,7 +52,7 @@ func (s *Server) createInstance(q *request) (response, error) {
 
 	now := s.clock()
 	inst := &trove.Instance{
-		ID: newUUID(), Name: body.text("name"), TenantID: q.creds.ProjectID, RegionID: s.config.Region,
+		ID: trove.NewID(), Name: body.text("name"), TenantID: q.creds.ProjectID, RegionID: s.config.Region,
 		FlavorID: flavor.ID, Created: now, Updated: now, Task: trove.TaskBuilding, VolumeSize: size,
 		Access: access(body), Version: version, Service: trove.ServiceNew, ServiceUpdated: now,
 	}

@@ -110,7 +110,7 @@ func rootError(err error) error {
 }
 
 func (s *Server) writeInternal(w http.ResponseWriter, r *http.Request, err error) {
-	id := newUUID()
+	id := trove.NewID()
 	s.log.ErrorContext(r.Context(), "internal error", "fault_id", id, "error", err)
 	writeFault(w, http.StatusInternalServerError, "instanceFault", fault{
 		Message: "Internal Server Error. Please keep this ID to help us figure out what went wrong: (" + id + ")."})

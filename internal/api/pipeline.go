@@ -68,7 +68,7 @@ func (s *Server) cors(next http.Handler) http.Handler {
 // if it is one.
 func (s *Server) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id := "req-" + newUUID()
+		id := "req-" + trove.NewID()
 		w.Header().Set(headerRequestID, id)
 		ctx := telemetry.With(r.Context(), telemetry.RequestID, id)
 		if global := r.Header.Get(headerRequestID); requestIDPattern.MatchString(global) {

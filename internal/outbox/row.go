@@ -15,9 +15,8 @@ package outbox
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/rpc"
@@ -53,19 +52,9 @@ func Row(ctx context.Context, m rpc.Message, instanceID string, deadline time.Du
 	}
 	r := store.OutboxRow{ID: m.UniqueID, Topic: m.Topic, Method: m.Method, Subject: instanceID, InstanceID: instanceID, Body: b, GiveUpAfter: deadline}
 	if r.ID == "" {
-		r.ID = newID()
+		r.ID = strings.ReplaceAll(trove.NewID(), "-", "") // as oslo.messaging writes unique ids
 	}
 	return r, nil
-}
-
-// newID is a random UUID (version 4) in hex, as oslo.messaging writes unique
-// ids.
-func newID() string {
-	var b [16]byte
-	rand.Read(b[:]) //nolint:errcheck // never fails
-	b[6] = b[6]&0x0f | 0x40
-	b[8] = b[8]&0x3f | 0x80
-	return hex.EncodeToString(b[:])
 }
 
 // message is what r carries.

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"crypto/rand"
 	"database/sql"
 	"encoding/json"
 	"fmt"
@@ -10,15 +9,6 @@ import (
 
 	"github.com/gotrove/gotrove/internal/trove"
 )
-
-// newID returns a random UUID (version 4), as all ids of rows are.
-func newID() string {
-	var b [16]byte
-	rand.Read(b[:]) //nolint:errcheck // never fails
-	b[6] = b[6]&0x0f | 0x40
-	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
 
 // field is a text on its way into a column. Not every engine checks the length,
 // so we do.

@@ -120,7 +120,7 @@ func (s *Store) EnsureVersion(ctx context.Context, v trove.DatastoreVersion, mak
 	}
 	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
 		var storeID string
-		if _, err := t.exec(ctx, s.d.upsert("datastores", []string{"name"}, nil, "id"), v.DatastoreName, newID()); err != nil {
+		if _, err := t.exec(ctx, s.d.upsert("datastores", []string{"name"}, nil, "id"), v.DatastoreName, trove.NewID()); err != nil {
 			return err
 		}
 		if _, err := t.one(ctx, "SELECT id FROM datastores WHERE name = ?", []any{v.DatastoreName}, &storeID); err != nil {
@@ -137,7 +137,7 @@ func (s *Store) EnsureVersion(ctx context.Context, v trove.DatastoreVersion, mak
 				v.Manager, null(v.ImageID), tags, packages, v.RegistryExt, v.ReplStrategy, v.Active, id)
 		} else {
 			if id = v.ID; id == "" {
-				id = newID()
+				id = trove.NewID()
 			}
 			_, err = t.exec(ctx, `INSERT INTO datastore_versions (id, datastore_id, name, version, manager, image_id, image_tags,
 				packages, registry_ext, repl_strategy, active) VALUES (`+marks(11)+`)`,

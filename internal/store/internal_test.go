@@ -59,7 +59,7 @@ func (s *Store) number(t *testing.T, query string, args ...any) (n int64) {
 
 func (s *Store) make(t *testing.T) string {
 	t.Helper()
-	id := newID()
+	id := trove.NewID()
 	if err := s.CreateInstance(t.Context(), NewInstance{Instance: &trove.Instance{ID: id, Name: "n", TenantID: "t", Task: trove.TaskNone}}); err != nil {
 		t.Fatal(err)
 	}

@@ -98,7 +98,7 @@ func (s *Store) SetQuotas(ctx context.Context, tenant string, limits map[trove.R
 				continue
 			}
 			if _, err := t.exec(ctx, s.d.upsert("quotas", []string{"tenant_id", "resource"}, []string{"hard_limit", "updated"}, "id", "created"),
-				tenant, string(r), limit, now, newID(), now); err != nil {
+				tenant, string(r), limit, now, trove.NewID(), now); err != nil {
 				return err
 			}
 		}
@@ -130,7 +130,7 @@ func (t *tx) charge(ctx context.Context, tenant string, cost, defaults trove.Quo
 			continue
 		}
 		if _, err := t.exec(ctx, t.s.d.upsert("quota_usages", []string{"tenant_id", "resource"}, nil, "id", "created", "updated", "in_use", "reserved"),
-			tenant, string(r), newID(), now, now, 0, 0); err != nil {
+			tenant, string(r), trove.NewID(), now, now, 0, 0); err != nil {
 			return err
 		}
 		where, args := "", []any{n, now, tenant, string(r)}

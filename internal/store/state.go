@@ -100,7 +100,7 @@ func (t *tx) setService(ctx context.Context, id string, st trove.ServiceStatus) 
 		return err
 	}
 	_, err = t.exec(ctx, `INSERT INTO service_statuses (id, instance_id, status_id, status_description, updated_at)
-		VALUES (?, ?, ?, ?, ?)`, newID(), id, st.Code, st.Description, now)
+		VALUES (?, ?, ?, ?, ?)`, trove.NewID(), id, st.Code, st.Description, now)
 	return err
 }
 
@@ -253,7 +253,7 @@ func (t *tx) setFault(ctx context.Context, id string, f trove.Fault) error {
 		return err
 	}
 	_, err = t.exec(ctx, `INSERT INTO instance_faults (id, instance_id, message, details, created, updated, deleted)
-		VALUES (?, ?, ?, ?, ?, ?, ?)`, newID(), id, message, details, now, now, false)
+		VALUES (?, ?, ?, ?, ?, ?, ?)`, trove.NewID(), id, message, details, now, now, false)
 	return err
 }
 

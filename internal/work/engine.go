@@ -162,7 +162,7 @@ func (e *Engine) Accept(ctx context.Context, kind, subject, requestID string, st
 	if err != nil {
 		return false, trove.Errorf(trove.KindInternal, "context of %s: %w", kind, err)
 	}
-	return e.store.AcceptWork(ctx, store.NewWork{ID: newID(), Kind: kind, Subject: subject, RequestID: requestID,
+	return e.store.AcceptWork(ctx, store.NewWork{ID: trove.NewID(), Kind: kind, Subject: subject, RequestID: requestID,
 		RPCContext: rcRaw, Step: d.steps[0], State: raw})
 }
 
@@ -330,11 +330,3 @@ var (
 	errLost      = errors.New("the lease was lost")
 	errCancelled = errors.New("cancelled")
 )
-
-// newID makes a random UUID.
-func newID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}

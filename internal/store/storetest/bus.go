@@ -41,7 +41,7 @@ func testHeartbeat(t *testing.T, f *fixture) {
 			t.Errorf("%s: applied %v, status %v; want %v, %v", c.name, applied, got, c.applied, c.want)
 		}
 	}
-	_, err := f.Heartbeat(ctx, newID(), beat(trove.ServiceHealthy, 1))
+	_, err := f.Heartbeat(ctx, trove.NewID(), beat(trove.ServiceHealthy, 1))
 	kind(t, err, trove.KindNotFound)
 	ok(t, f.FinishDelete(ctx, id))
 	_, err = f.Heartbeat(ctx, id, beat(trove.ServiceHealthy, 3000))
@@ -241,7 +241,7 @@ func testOutboxHints(t *testing.T, f *fixture) {
 func testCancelled(t *testing.T, f *fixture) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := f.Instance(ctx, newID())
+	_, err := f.Instance(ctx, trove.NewID())
 	kind(t, err, trove.KindUnavailable)
 	kind(t, f.CreateInstance(ctx, store.NewInstance{Instance: f.draft(), Cost: cost, Limits: unlimited}), trove.KindUnavailable)
 	if n := f.used(t)[trove.ResourceInstances]; n != 0 {

@@ -16,12 +16,12 @@ func testInstance(t *testing.T, f *fixture) {
 	ctx := deadline(t)
 	source := f.ready(t)
 	i := f.draft()
-	i.Name, i.Hostname, i.RegionID, i.Type, i.ShardID = "naïve 🐬 '\"; name", "h.example", "RegionOne", "member", newID()
+	i.Name, i.Hostname, i.RegionID, i.Type, i.ShardID = "naïve 🐬 '\"; name", "h.example", "RegionOne", "member", trove.NewID()
 	i.ReplicaOf, i.EncryptedKey = source, "c2VjcmV0"
 	i.Access = &trove.Access{IsPublic: true, AllowedCIDRs: []string{"10.0.0.0/8"}}
 	before := time.Now().UTC().Truncate(time.Second)
 	f.create(t, i)
-	compute, volume := newID(), newID()
+	compute, volume := trove.NewID(), trove.NewID()
 	ok(t, f.SetResources(ctx, i.ID, store.Resources{ComputeID: &compute, VolumeID: &compute}))
 	ok(t, f.SetResources(ctx, i.ID, store.Resources{VolumeID: &volume}))
 	ok(t, f.SetResources(ctx, i.ID, store.Resources{}))
@@ -55,14 +55,14 @@ func testInstance(t *testing.T, f *fixture) {
 	if n := f.get(t, i.ID).Name; n != "other" {
 		t.Errorf("name is %q", n)
 	}
-	kind(t, f.RenameInstance(ctx, newID(), "other"), trove.KindNotFound)
-	_, err = f.Instance(ctx, newID())
+	kind(t, f.RenameInstance(ctx, trove.NewID(), "other"), trove.KindNotFound)
+	_, err = f.Instance(ctx, trove.NewID())
 	kind(t, err, trove.KindNotFound)
 	kind(t, f.CreateInstance(ctx, store.NewInstance{Instance: i, Limits: unlimited}), trove.KindConflict)
 }
 
 func testBareInstance(t *testing.T, f *fixture) {
-	i := &trove.Instance{ID: newID(), Name: "n", TenantID: tenant, FlavorID: "1", Task: trove.TaskBuilding}
+	i := &trove.Instance{ID: trove.NewID(), Name: "n", TenantID: tenant, FlavorID: "1", Task: trove.TaskBuilding}
 	f.create(t, i)
 	want := *i
 	want.Service = trove.ServiceNew
@@ -207,9 +207,9 @@ func testDatastores(t *testing.T, f *fixture) {
 	if got, _ = f.Version(ctx, f.version); !got.Active {
 		t.Error("the version is not active")
 	}
-	kind(t, f.SetVersionActive(ctx, newID(), true), trove.KindNotFound)
+	kind(t, f.SetVersionActive(ctx, trove.NewID(), true), trove.KindNotFound)
 
-	id := newID()
+	id := trove.NewID()
 	newest, err := f.EnsureVersion(ctx, trove.DatastoreVersion{ID: id, DatastoreName: "mariadb", Name: "11.4", Number: "11.4.3", Manager: "mariadb", Active: true}, true)
 	ok(t, err)
 	if newest != id {
@@ -234,7 +234,7 @@ func testDatastores(t *testing.T, f *fixture) {
 	_, err = f.Version(ctx, "nothing")
 	kind(t, err, trove.KindNotFound)
 	kind(t, f.DeleteDatastore(ctx, byName.ID), trove.KindBadRequest)
-	kind(t, f.DeleteDatastore(ctx, newID()), trove.KindNotFound)
+	kind(t, f.DeleteDatastore(ctx, trove.NewID()), trove.KindNotFound)
 	values, err := f.VersionMetadata(ctx, f.version, "flavor")
 	ok(t, err)
 	if len(values) != 0 {
@@ -270,7 +270,7 @@ func testRoot(t *testing.T, f *fixture) {
 	if h, _ := f.RootHistory(ctx, id); h.User != "root" {
 		t.Errorf("history is %+v", h)
 	}
-	kind(t, f.SetRoot(ctx, newID(), "root", true), trove.KindNotFound)
+	kind(t, f.SetRoot(ctx, trove.NewID(), "root", true), trove.KindNotFound)
 }
 
 func testObserve(t *testing.T, f *fixture) {
@@ -278,7 +278,7 @@ func testObserve(t *testing.T, f *fixture) {
 	id, gone := f.create(t, f.draft()), f.create(t, f.draft())
 	ok(t, f.FinishDelete(ctx, gone))
 	for _, status := range []string{"BUILD", "ACTIVE"} {
-		ok(t, f.Observe(ctx, map[string]trove.ServerObservation{id: {Status: status}, gone: {Status: status}, newID(): {Status: status}}))
+		ok(t, f.Observe(ctx, map[string]trove.ServerObservation{id: {Status: status}, gone: {Status: status}, trove.NewID(): {Status: status}}))
 		got := f.get(t, id).Server
 		if got.Status != status || len(got.Addresses) != 0 || time.Since(got.SeenAt) > time.Minute {
 			t.Errorf("observed %+v", got)

@@ -98,10 +98,10 @@ func testCreateAtomic(t *testing.T, f *fixture) {
 	kind(t, err, trove.KindConflict)
 	_, err = f.Instance(ctx, i.ID)
 	kind(t, err, trove.KindNotFound)
-	i.Version.ID = newID()
+	i.Version.ID = trove.NewID()
 	kind(t, f.CreateInstance(ctx, store.NewInstance{Instance: i, Cost: cost, Limits: unlimited}), trove.KindBadRequest)
 	i = f.draft()
-	i.ReplicaOf = newID()
+	i.ReplicaOf = trove.NewID()
 	kind(t, f.CreateInstance(ctx, store.NewInstance{Instance: i, Cost: cost, Limits: unlimited}), trove.KindNotFound)
 	if n := f.used(t)[trove.ResourceInstances]; n != 0 || len(f.outbox(t)) != 0 {
 		t.Errorf("%d instances in use, %d messages; want none", n, len(f.outbox(t)))
@@ -125,7 +125,7 @@ func testBeginTask(t *testing.T, f *fixture) {
 	if len(rows) != 1 || rows[0].Subject != id || rows[0].Method != "restart" {
 		t.Errorf("messages are %+v", rows)
 	}
-	kind(t, f.BeginTask(ctx, newID(), store.TaskChange{Task: trove.TaskRebooting}), trove.KindNotFound)
+	kind(t, f.BeginTask(ctx, trove.NewID(), store.TaskChange{Task: trove.TaskRebooting}), trove.KindNotFound)
 }
 
 func testNotActionable(t *testing.T, f *fixture) {
@@ -157,7 +157,7 @@ func testDeletingStays(t *testing.T, f *fixture) {
 	kind(t, f.SetTask(ctx, id, trove.TaskNone), trove.KindUnprocessable)
 	kind(t, f.SetTask(ctx, id, trove.TaskErrorServer), trove.KindUnprocessable)
 	ok(t, f.SetTask(ctx, id, trove.TaskDeleting))
-	kind(t, f.SetTask(ctx, newID(), trove.TaskNone), trove.KindNotFound)
+	kind(t, f.SetTask(ctx, trove.NewID(), trove.TaskNone), trove.KindNotFound)
 	if i := f.get(t, id); i.Task != trove.TaskDeleting {
 		t.Errorf("task %#x", int(i.Task))
 	}
@@ -187,7 +187,7 @@ func testBeginDelete(t *testing.T, f *fixture) {
 	if n := f.used(t)[trove.ResourceInstances]; n != 1 {
 		t.Errorf("%d in use before the end of the deletion, want 1", n)
 	}
-	kind(t, f.BeginDelete(ctx, newID(), nil), trove.KindNotFound)
+	kind(t, f.BeginDelete(ctx, trove.NewID(), nil), trove.KindNotFound)
 }
 
 func testDeleteReplicas(t *testing.T, f *fixture) {
@@ -212,7 +212,7 @@ func testFinishDelete(t *testing.T, f *fixture) {
 	ok(t, f.BeginDelete(ctx, id, []store.OutboxRow{row("delete_instance")}))
 	ok(t, f.FinishDelete(ctx, id))
 	ok(t, f.FinishDelete(ctx, id))
-	kind(t, f.FinishDelete(ctx, newID()), trove.KindNotFound)
+	kind(t, f.FinishDelete(ctx, trove.NewID()), trove.KindNotFound)
 	_, err := f.Instance(ctx, id)
 	kind(t, err, trove.KindNotFound)
 	if rows := f.outbox(t); len(rows) != 1 || rows[0].Method != "unrelated" {
@@ -240,7 +240,7 @@ func testResetStatus(t *testing.T, f *fixture) {
 	if i := f.get(t, id); i.Task != trove.TaskNone || i.Service != trove.ServiceUnknown {
 		t.Errorf("task %#x, service %v", int(i.Task), i.Service)
 	}
-	kind(t, f.ResetStatus(ctx, newID()), trove.KindNotFound)
+	kind(t, f.ResetStatus(ctx, trove.NewID()), trove.KindNotFound)
 }
 
 func testFaults(t *testing.T, f *fixture) {

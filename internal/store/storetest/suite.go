@@ -4,8 +4,6 @@ package storetest
 
 import (
 	"context"
-	"crypto/rand"
-	"fmt"
 	"testing"
 	"time"
 
@@ -92,18 +90,12 @@ func kind(t *testing.T, err error, k trove.Kind) {
 	}
 }
 
-func newID() string {
-	b := make([]byte, 16)
-	rand.Read(b) //nolint:errcheck // never fails
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
 const tenant = "tenant-1"
 
 var unlimited = trove.QuotaDelta{}
 
 func (f *fixture) draft() *trove.Instance {
-	return &trove.Instance{ID: newID(), Name: "db", TenantID: tenant, FlavorID: "db.tiny", Task: trove.TaskBuilding,
+	return &trove.Instance{ID: trove.NewID(), Name: "db", TenantID: tenant, FlavorID: "db.tiny", Task: trove.TaskBuilding,
 		VolumeSize: 2, Version: trove.DatastoreVersion{ID: f.version}}
 }
 
@@ -148,7 +140,7 @@ func (f *fixture) used(t *testing.T) trove.QuotaDelta {
 }
 
 func row(method string) store.OutboxRow {
-	return store.OutboxRow{ID: newID(), Topic: "taskmanager", Method: method, Body: []byte(`{"a":1}`)}
+	return store.OutboxRow{ID: trove.NewID(), Topic: "taskmanager", Method: method, Body: []byte(`{"a":1}`)}
 }
 
 func (f *fixture) outbox(t *testing.T) []store.OutboxRow {
