@@ -24,9 +24,12 @@ import (
 // not let us, makes none.
 type cgroups struct {
 	mu     *sync.Mutex // held while parent comes and goes
-	mount  string
-	parent string // directory; empty: none
-	limit  string // the file that holds the limit
+	parent string      // directory; empty: none
+	limit  string      // the file that holds the limit
+	// home is the file that takes threads of ours back, version 1. It is found
+	// out once, while none is away: what the kernel says later of "self" is
+	// where the main thread happens to be.
+	home string
 }
 
 // findCgroups looks for a place where we may make groups: version 1 or 2, below
@@ -41,11 +44,15 @@ func findCgroups(name string, log *slog.Logger) cgroups {
 		if len(f) < 4 {
 			continue
 		}
-		g := cgroups{mu: &sync.Mutex{}, mount: f[1]}
+		g := cgroups{mu: &sync.Mutex{}}
 		var path string
 		switch {
 		case f[2] == "cgroup" && strings.Contains(","+f[3]+",", ",memory,"):
 			g.limit, path = "memory.limit_in_bytes", own["memory"]
+			g.home = filepath.Join(f[1], path, "tasks")
+			if _, err := os.Stat(g.home); err != nil { // in a container the path may be that of the outside
+				g.home = filepath.Join(f[1], "tasks")
+			}
 		case f[2] == "cgroup2":
 			g.limit, path = "memory.max", own[""]
 		default:
@@ -105,40 +112,37 @@ func (g cgroups) start(cmd *exec.Cmd, id string, memory int) (failed, err error)
 		return nil, cmd.Start()
 	}
 	// Version 1 has no way to start a process in a group, but threads can be in
-	// groups of their own: ours goes there, starts it and comes back.
+	// groups of their own: one of ours goes there, starts it and comes back.
+	onThread(func() (keep bool) {
+		tid := []byte(strconv.Itoa(unix.Gettid()))
+		if failed = os.WriteFile(filepath.Join(g.path(id), "tasks"), tid, 0); failed != nil {
+			err = cmd.Start()
+			return true
+		}
+		err = cmd.Start()
+		return os.WriteFile(g.home, tid, 0) == nil
+	})
+	return failed, err
+}
+
+// onThread runs f on a thread that nothing else runs on, and ends the thread
+// unless f says that it can be kept. It is never the main thread, which cannot
+// be ended.
+func onThread(f func() (keep bool)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // a thread that cannot come back ends here
-		tid := []byte(strconv.Itoa(unix.Gettid()))
-		back, moved := g.tasks()
-		if failed = moved; failed == nil {
-			failed = os.WriteFile(filepath.Join(g.path(id), "tasks"), tid, 0)
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			onThread(f) // on another one, as long as we hold this
+			runtime.UnlockOSThread()
+			return
 		}
-		err = cmd.Start()
-		if failed != nil || os.WriteFile(back, tid, 0) == nil {
+		if f() {
 			runtime.UnlockOSThread()
 		}
 	}()
 	<-done
-	return failed, err
-}
-
-// tasks gives the file that lists the threads of our own group, version 1.
-func (g cgroups) tasks() (string, error) {
-	b, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return "", err
-	}
-	own, ok := ownGroups(string(b))["memory"]
-	if !ok {
-		return "", errors.New("we are in no memory control group")
-	}
-	path := filepath.Join(g.mount, own, "tasks")
-	if _, err := os.Stat(path); err != nil { // in a container the path may be that of the outside
-		path = filepath.Join(g.mount, "tasks")
-	}
-	return path, nil
 }
 
 // make makes the instance's group, and the parent with the first.
