@@ -29,9 +29,6 @@ func NewProxy(network, address, targetNetwork, target string) (*Proxy, error) {
 	return p, nil
 }
 
-// Addr is where the proxy listens.
-func (p *Proxy) Addr() string { return p.listener.Addr().String() }
-
 // Cut ends all connections, and those that come, until Mend.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
