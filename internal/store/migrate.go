@@ -60,8 +60,15 @@ func (s *Store) Migrate(ctx context.Context) error {
 
 // madeByOriginal tells whether the original made this database, and refuses
 // one that is not at the head revision.
-func (s *Store) madeByOriginal(ctx context.Context) (bool, error) {
-	c := session{s, s.writer}
+func (s *Store) madeByOriginal(ctx context.Context) (theirs bool, err error) {
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		theirs, err = s.originalIn(ctx, c)
+		return err
+	})
+	return theirs, err
+}
+
+func (s *Store) originalIn(ctx context.Context, c session) (bool, error) {
 	var tables int
 	if _, err := c.one(ctx, s.d.tableExists, []any{"alembic_version"}, &tables); err != nil || tables == 0 {
 		return false, err

@@ -44,6 +44,8 @@ type Store struct {
 	d      *dialect
 	writer *sql.DB
 	reader *sql.DB
+	writes *prepared // of writer
+	reads  *prepared // of reader
 	clock  func() time.Time
 	log    *slog.Logger
 
@@ -68,6 +70,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if s.writer, s.reader, err = openSQLite(c.Path); err != nil {
 		return nil, err
 	}
+	s.writes, s.reads = newPrepared(s.writer), newPrepared(s.reader)
 	if err := s.Ping(ctx); err != nil {
 		_ = s.Close()
 		return nil, trove.Errorf(trove.KindUnavailable, "cannot open the database %s: %w", c.Path, err)

@@ -14,17 +14,33 @@ const busyRetries = 12
 
 // session runs statements, in a transaction or out of one.
 type session struct {
-	s *Store
-	q interface {
-		ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-		QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	s        *Store
+	tx       *sql.Tx
+	prepared *prepared
+}
+
+// run runs a statement, compiled if it has been already.
+func (c session) run(ctx context.Context, query string, args []any) (sql.Result, error) {
+	query = c.s.d.bind(query)
+	if stmt := c.prepared.get(query); stmt != nil {
+		return c.tx.StmtContext(ctx, stmt).ExecContext(ctx, args...)
 	}
+	return c.tx.ExecContext(ctx, query, args...)
+}
+
+// query is run for a statement that gives rows.
+func (c session) query(ctx context.Context, query string, args []any) (*sql.Rows, error) {
+	query = c.s.d.bind(query)
+	if stmt := c.prepared.get(query); stmt != nil {
+		return c.tx.StmtContext(ctx, stmt).QueryContext(ctx, args...)
+	}
+	return c.tx.QueryContext(ctx, query, args...)
 }
 
 // exec runs a statement and returns how many rows matched it.
 func (c session) exec(ctx context.Context, query string, args ...any) (int64, error) {
 	c.s.statements.Add(1)
-	r, err := c.q.ExecContext(ctx, c.s.d.bind(query), args...)
+	r, err := c.run(ctx, query, args)
 	if err != nil {
 		return 0, c.s.classify(err, query)
 	}
@@ -35,7 +51,7 @@ func (c session) exec(ctx context.Context, query string, args ...any) (int64, er
 // each runs a query and calls scan for each row.
 func (c session) each(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
 	c.s.statements.Add(1)
-	rows, err := c.q.QueryContext(ctx, c.s.d.bind(query), args...)
+	rows, err := c.query(ctx, query, args)
 	if err != nil {
 		return c.s.classify(err, query)
 	}
@@ -99,7 +115,8 @@ func (s *Store) txOnce(ctx context.Context, f func(ctx context.Context, t *tx) e
 	if err != nil {
 		return s.classify(err, "BEGIN")
 	}
-	t := &tx{session: session{s, sqlTx}}
+	defer s.writes.compile(ctx)
+	t := &tx{session: session{s, sqlTx, s.writes}}
 	if err := f(ctx, t); err != nil {
 		if rerr := sqlTx.Rollback(); rerr != nil && !errors.Is(rerr, sql.ErrTxDone) {
 			// The engine may have done it already, as after a full disk.
@@ -127,6 +144,7 @@ func (s *Store) read(ctx context.Context, f func(ctx context.Context, c session)
 	if err != nil {
 		return s.classify(err, "BEGIN")
 	}
+	defer s.reads.compile(ctx)
 	defer sqlTx.Rollback() //nolint:errcheck // nothing was written
-	return f(ctx, session{s, sqlTx})
+	return f(ctx, session{s, sqlTx, s.reads})
 }
