@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/api/view"
@@ -167,6 +168,9 @@ func readUsers(names engineNames, field string, list []object) ([]trove.User, er
 		if err := names.checkHost(at+"['host']", u.Host); err != nil {
 			return nil, err
 		}
+		if err := checkPassword(at+"['password']", u.Password); err != nil {
+			return nil, err
+		}
 		if u.Host == "" {
 			u.Host = trove.AnyHost
 		}
@@ -187,6 +191,15 @@ func readUsers(names engineNames, field string, list []object) ([]trove.User, er
 		users = append(users, u)
 	}
 	return users, nil
+}
+
+// checkPassword refuses what no engine takes; the agent would find out after the
+// caller was told that all is well.
+func checkPassword(field, password string) error {
+	if strings.ContainsRune(password, 0) {
+		return trove.Errorf(trove.KindBadRequest, "Validation error: %s holds a zero character", field)
+	}
+	return nil
 }
 
 func (s *Server) listDatabases(q *request) (response, error) {
@@ -399,6 +412,11 @@ func (s *Server) updateUser(q *request) (response, error) {
 	change := guest.Attributes{Name: body.textOrNil("name"), Password: body.textOrNil("password"), Host: body.textOrNil("host")}
 	if change.Name == nil && change.Password == nil && change.Host == nil {
 		return response{}, trove.Errorf(trove.KindBadRequest, "Validation error: user needs one of name, password and host")
+	}
+	if change.Password != nil {
+		if err := checkPassword("user['password']", *change.Password); err != nil {
+			return response{}, err
+		}
 	}
 	target := account{u.Name, u.Host}
 	if change.Name != nil {

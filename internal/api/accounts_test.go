@@ -146,6 +146,8 @@ func TestEngineRefused(t *testing.T) {
 		{"one of two exists", "POST", users, `{"users":[{"name":"x","password":"p"},{"name":"ann","password":"p"}]}`, 400, "badRequest", "already exists"},
 		{"reserved user", "POST", users, `{"users":[{"name":"OS_ADMIN","password":"p"}]}`, 400, "badRequest", "reserved"},
 		{"user of a reserved database", "POST", users, `{"users":[{"name":"x","password":"p","databases":[{"name":"mysql"}]}]}`, 400, "badRequest", "reserved"},
+		{"zero in a password", "POST", users, `{"users":[{"name":"x","password":"a\u0000b"}]}`, 400, "badRequest", "zero character"},
+		{"zero in a new password", "PUT", users + "/ann", `{"user":{"password":"\u0000"}}`, 400, "badRequest", "zero character"},
 		{"no password", "POST", users, `{"users":[{"name":"x"}]}`, 400, "badRequest", "users[0] 'password' is a required property"},
 		{"name too long", "POST", users, `{"users":[{"name":"` + strings.Repeat("u", 81) + `","password":"p"}]}`, 400, "badRequest", "it has 81 characters, MariaDB allows at most 80"},
 		{"password of an unknown user", "PUT", users, `{"users":[{"name":"ann","password":"p"},{"name":"x","password":"p"}]}`, 404, "itemNotFound", "User x@% cannot be found"},
