@@ -27,6 +27,8 @@ const (
 	databaseName = "gotrove.db"
 
 	startWait = 60 * time.Second
+	maxLog    = 64 << 20 // bytes; half of it is kept beside
+	logCheck  = time.Minute
 	stopWait  = 3 * time.Minute
 )
 
@@ -98,6 +100,22 @@ func detach(ctx context.Context, c *Config, out io.Writer) error {
 	// The pipe was closed without a word: it has failed and its log says why.
 	_ = cmd.Wait()
 	return trove.Errorf(trove.KindUnavailable, "gotrove did not start:\n%s", tailFrom(log.Name(), begin))
+}
+
+// keepLogShort bounds the log that a detached standalone writes.
+func (s *standalone) keepLogShort(ctx context.Context) error {
+	tick := time.NewTicker(logCheck)
+	defer tick.Stop()
+	for {
+		if err := durable.CutLog(s.c.path(logName), maxLog); err != nil {
+			s.log.WarnContext(ctx, "the log is not kept short", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 func tailFrom(file string, offset int64) string {

@@ -165,6 +165,7 @@ func (s *standalone) start(ctx context.Context) error {
 			return err
 		}
 	}
+	s.task("log", s.keepLogShort, 0)
 	s.serve("identity", identityListener, s.identity, nil)
 	s.serve("api", apiListener, s.api, s.api.EndStreams)
 	s.group.Go(lifecycle.Task{Name: "templates", Run: s.buildTemplates, Finite: true})

@@ -78,6 +78,7 @@ func Run(t *testing.T, h Harness) {
 		{"reserved names", reserved},
 		{"the flavor and configuration groups are in force", configuration},
 		{"committed rows survive a kill", killed},
+		{"a server that hangs is not ready", hangs},
 		{"a half-made data directory is made again", halfMade},
 		{"a foreign data directory is not touched", foreign},
 		{"no template", noTemplate},

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/template"
@@ -180,6 +181,28 @@ func killed(t *testing.T, s *suite) {
 			t.Errorf("%s rows are left of %d", got, round+1)
 		}
 	}
+}
+
+// A server that hangs must not pass for ready because of connections that were
+// made before.
+func hangs(t *testing.T, s *suite) {
+	i := s.started(t)
+	if err := syscall.Kill(i.handle.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(i.handle.PID, syscall.SIGCONT) }) // or it could not be stopped
+	eventually(t, "a server that hangs is not ready", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if i.engine.Ready(ctx) == nil {
+			return errors.New("it is")
+		}
+		return nil
+	})
+	if err := syscall.Kill(i.handle.PID, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it goes on and is ready", i.engine.Ready)
 }
 
 func configuration(t *testing.T, s *suite) {

@@ -14,6 +14,9 @@ const (
 	// poolSize lets a health check pass an operation that takes long.
 	poolSize = 3
 	poolIdle = time.Minute
+	// poolLife makes the health check see what new clients see: a postmaster
+	// that hangs leaves the connections there are alone.
+	poolLife = 10 * time.Second
 )
 
 // admin is the pool of the superuser's connections to database postgres.
@@ -29,7 +32,7 @@ func (e *Engine) admin() (*pgxpool.Pool, error) {
 	}
 	e.configure(cfg.ConnConfig, superuser)
 	cfg.MaxConns, cfg.MinConns = poolSize, 0
-	cfg.MaxConnIdleTime = poolIdle
+	cfg.MaxConnIdleTime, cfg.MaxConnLifetime = poolIdle, poolLife
 	// The server may have been restarted since a connection was last used.
 	cfg.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
 	e.pool, err = pgxpool.NewWithConfig(context.Background(), cfg)
