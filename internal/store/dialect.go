@@ -25,6 +25,9 @@ type dialect struct {
 	onConflict func(keys, set []string) string
 	// retryable tells errors after which the same transaction may succeed.
 	retryable func(error) bool
+	// full tells the error of a disk that is full; nil where the disk is not
+	// ours.
+	full func(error) bool
 	// explain turns a driver's error into what may be told, nil if it is
 	// nothing to be expected.
 	explain func(error) *explanation

@@ -55,6 +55,9 @@ func (s *Store) Migrate(ctx context.Context) error {
 		return &trove.Error{Kind: trove.KindUnavailable, Err: err,
 			Message: "The database's schema could not be brought up to date.", Action: "Look at the service's log."}
 	}
+	if s.walPath != "" {
+		s.holdRoom(ctx)
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"net/url"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/pressly/goose/v3"
+	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -64,6 +66,7 @@ func sqliteDialect() *dialect {
 		quote:       func(name string) string { return `"` + name + `"` },
 		onConflict:  sqliteOnConflict,
 		retryable:   func(err error) bool { return sqliteCode(err, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) },
+		full:        fullSQLite,
 		explain:     explainSQLite,
 		tableExists: "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = ?",
 	}
@@ -98,10 +101,37 @@ func sqliteCode(err error, codes ...int) bool {
 	return false
 }
 
+// fullSQLite also knows the file shared by connections that could not grow.
+func fullSQLite(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && (e.Code()&0xff == sqlite3.SQLITE_FULL || e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE)
+}
+
+// walRoom is what the file has that SQLite writes first, in bytes. It is used
+// again after each thousand pages (4 MiB).
+const walRoom = 8 << 20
+
+// holdRoom takes room on the disk for what SQLite writes first, which nobody
+// else can take then. Where the file system cannot, there is none.
+func (s *Store) holdRoom(ctx context.Context) {
+	f, err := os.OpenFile(s.walPath, os.O_RDWR, 0)
+	if err == nil {
+		// SQLite locks other files of its own, so closing this one is safe.
+		err = errors.Join(unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, walRoom), f.Close())
+	}
+	if err != nil {
+		s.log.DebugContext(ctx, "no room is held for the database's log", "error", err)
+	}
+}
+
 func explainSQLite(err error) *explanation {
 	e, ok := errors.AsType[*sqlite.Error](err)
 	if !ok {
 		return nil
+	}
+	if fullSQLite(err) {
+		return &explanation{trove.KindUnavailable, "The database cannot be written: its disk is full.",
+			"Make room on the file system that holds the database."}
 	}
 	switch e.Code() {
 	case sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
@@ -114,9 +144,6 @@ func explainSQLite(err error) *explanation {
 		return &explanation{trove.KindUnavailable, "The database is busy.", "Try again."}
 	case sqlite3.SQLITE_INTERRUPT:
 		return &explanation{trove.KindUnavailable, "The database did not answer in time.", "Try again."}
-	case sqlite3.SQLITE_FULL:
-		return &explanation{trove.KindUnavailable, "The database cannot be written: its disk is full.",
-			"Make room on the file system that holds the database."}
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN:
 		return &explanation{trove.KindUnavailable, "The database cannot be written.",
 			"Let the service read and write the database's file and directory."}

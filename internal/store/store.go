@@ -34,6 +34,10 @@ type Config struct {
 	// Log gets statements that failed for no expected reason (without their
 	// values); none if nil.
 	Log *slog.Logger
+	// MakeRoom is called when the disk of an SQLite database is full. It reports
+	// whether there is room now, so that what failed is worth another try. nil:
+	// there never is.
+	MakeRoom func() bool
 }
 
 // callTimeout bounds one call, whatever deadline its ctx has.
@@ -49,6 +53,10 @@ type Store struct {
 	clock  func() time.Time
 	log    *slog.Logger
 
+	makeRoom func() bool
+	// walPath is the file that SQLite writes first; empty for other engines.
+	walPath string
+
 	statements atomic.Uint64
 	closed     atomic.Bool
 
@@ -59,7 +67,7 @@ type Store struct {
 // Open opens the database and makes sure that it answers. It is to be
 // migrated before its first use. Errors are KindUnavailable and name the file.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	s := &Store{d: sqliteDialect(), clock: c.Clock, log: c.Log}
+	s := &Store{d: sqliteDialect(), clock: c.Clock, log: c.Log, makeRoom: c.MakeRoom, walPath: c.Path + "-wal"}
 	if s.clock == nil {
 		s.clock = time.Now
 	}

@@ -88,12 +88,16 @@ func (t *tx) outboxChanged() { t.outbox = true }
 func (t *tx) workChanged()   { t.work = true }
 
 // tx runs f in a transaction that writes, and commits it if f returns nil. f
-// is run again if the database was busy: it must set what it captures afresh.
+// is run again if the database was busy, and if its disk was full and room was
+// made: it must set what it captures afresh.
 func (s *Store) tx(ctx context.Context, f func(ctx context.Context, t *tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	for n := 0; ; n++ {
 		err := s.txOnce(ctx, f)
+		for err != nil && ctx.Err() == nil && s.roomMade(err) {
+			err = s.txOnce(ctx, f)
+		}
 		if err == nil || n == busyRetries || !s.d.retryable(err) {
 			return err
 		}
@@ -108,6 +112,11 @@ func (s *Store) tx(ctx context.Context, f func(ctx context.Context, t *tx) error
 		case <-t.C:
 		}
 	}
+}
+
+// roomMade reports whether err is that the disk is full, and there is room now.
+func (s *Store) roomMade(err error) bool {
+	return s.makeRoom != nil && s.d.full != nil && s.d.full(err) && s.makeRoom()
 }
 
 func (s *Store) txOnce(ctx context.Context, f func(ctx context.Context, t *tx) error) error {

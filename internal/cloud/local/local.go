@@ -376,7 +376,7 @@ func (c *Cloud) EnsureVolume(ctx context.Context, o cloud.Owner, size int, _ str
 		if err := writeJSON(c.path(id, "volume.json"), v); err != nil {
 			return cloud.Volume{}, err
 		}
-		if free, ok := freeSpace(dir); ok && free < uint64(size)<<30 {
+		if free, err := durable.FreeSpace(dir); err == nil && free < int64(size)<<30 {
 			c.log.WarnContext(ctx, "the disk holds less than the volume's size", "instance_id", id, "size_gib", size, "free_gib", free>>30)
 		}
 	}

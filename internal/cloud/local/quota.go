@@ -71,12 +71,3 @@ func setQuota(dir string, project uint32, gib int) error {
 	}
 	return nil
 }
-
-// freeSpace gives what is left for us on dir's file system, in bytes.
-func freeSpace(dir string) (uint64, bool) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, false
-	}
-	return st.Bavail * uint64(st.Bsize), true
-}
