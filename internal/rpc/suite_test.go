@@ -133,7 +133,7 @@ func (s *shared) get(t testing.TB) endpoint {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		s.server, s.err = rabbittest.Run(ctx, s.dir, guestLogin)
+		s.server, s.err = rabbittest.Run(ctx, s.dir, rabbittest.Options{Logins: []rabbittest.Login{guestLogin}})
 	})
 	if s.err != nil {
 		t.Fatal(s.err)

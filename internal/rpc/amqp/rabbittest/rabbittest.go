@@ -1,7 +1,8 @@
 // Package rabbittest starts a RabbitMQ of its own for a test: Debian's
 // rabbitmq-server as an ordinary child process, with free ports, its own
 // directories, node name, cookie and epmd, so that neither the machine's
-// service nor another test is touched.
+// service nor another test is touched. A test may stop, kill, freeze and start
+// it again on the same data and ports, and have TLS and the management API.
 //
 // It is for tests only. It knows nothing of package rpc; what it gives is an
 // address and logins.
@@ -9,10 +10,9 @@ package rabbittest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -25,16 +25,38 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// Administrator is the login that may do everything on the virtual host.
+// Administrator is the login that may do everything on the virtual host, and in
+// the management API.
 const (
 	AdminName     = "trove"
 	AdminPassword = "trove-test"
 )
 
 const (
-	serverScript = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-	startTimeout = 2 * time.Minute
+	binaries     = "/usr/lib/rabbitmq/bin"
+	serverScript = binaries + "/rabbitmq-server"
+	startTimeout = 3 * time.Minute
+	// attempts at a start: another program may take a port before we do.
+	attempts = 3
 )
+
+// Options are what a server is started with.
+type Options struct {
+	Logins []Login
+	// VirtualHosts besides "/"; the administrator may do everything there too.
+	VirtualHosts []string
+	// Management enables the management plugin; see ManagementURL.
+	Management bool
+	// TLS is a second listener, with TLS; see TLSAddr.
+	TLS *TLS
+}
+
+// TLS are the files of a listener; see NewAuthority.
+type TLS struct {
+	CAFile, CertFile, KeyFile string
+	// RequireClient: a client must have a certificate of CAFile.
+	RequireClient bool
+}
 
 // Login is a user with rights on the virtual host "/". The three expressions
 // are RabbitMQ's; an empty one gives no right. Topics limits the routing keys
@@ -45,22 +67,31 @@ type Login struct {
 	Topics                 map[string]string
 }
 
-// Server is a running RabbitMQ.
+// Server is a RabbitMQ with its data. Its methods are for one goroutine.
 type Server struct {
-	addr   string
-	dir    string
-	epmd   *exec.Cmd
-	node   *exec.Cmd
-	exited chan struct{}
+	dir     string
+	options Options
+	ports   ports
+	epmd    *process
+	node    *process
 }
+
+// ports are those of one server, the same for all its life.
+type ports struct{ amqp, tls, management, epmd, distribution int }
 
 // Start runs a RabbitMQ until the test ends.
 func Start(tb testing.TB, logins ...Login) *Server {
 	tb.Helper()
+	return StartWith(tb, Options{Logins: logins})
+}
+
+// StartWith is Start with options.
+func StartWith(tb testing.TB, o Options) *Server {
+	tb.Helper()
 	Require(tb)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	s, err := Run(ctx, tb.TempDir(), logins...)
+	s, err := Run(ctx, tb.TempDir(), o)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -82,106 +113,106 @@ func Require(tb testing.TB) {
 
 // Run starts a RabbitMQ in dir and returns when it takes logins. The caller
 // stops it. For a TestMain; a test uses Start.
-func Run(ctx context.Context, dir string, logins ...Login) (*Server, error) {
-	ports, err := freePorts(3)
-	if err != nil {
-		return nil, err
-	}
-	s := &Server{addr: "127.0.0.1:" + strconv.Itoa(ports[0]), dir: dir}
-	if err := s.writeFiles(logins); err != nil {
-		return nil, err
-	}
-	if err := s.spawn(ports); err != nil {
+func Run(ctx context.Context, dir string, o Options) (*Server, error) {
+	var err error
+	for n := range attempts {
+		s := &Server{dir: filepath.Join(dir, strconv.Itoa(n)), options: o}
+		if err = os.Mkdir(s.dir, 0o700); err != nil {
+			return nil, err
+		}
+		if s.ports, err = choosePorts(); err != nil {
+			return nil, err
+		}
+		if err = s.writeFiles(); err != nil {
+			return nil, err
+		}
+		if err = s.Start(ctx); err == nil {
+			return s, nil
+		}
 		s.Stop()
-		return nil, err
+		if ctx.Err() != nil {
+			break
+		}
 	}
-	if err := s.waitReady(ctx); err != nil {
-		s.Stop()
-		log, _ := os.ReadFile(filepath.Join(dir, "out.log"))
-		return nil, fmt.Errorf("rabbitmq-server: %w\n%s", err, tail(log, 4000))
-	}
-	return s, nil
+	return nil, err
 }
 
 // Addr is the TCP address it listens on.
-func (s *Server) Addr() string { return s.addr }
+func (s *Server) Addr() string { return local(s.ports.amqp) }
+
+// TLSAddr is the TCP address of the listener with TLS, if there is one.
+func (s *Server) TLSAddr() string { return local(s.ports.tls) }
+
+// ManagementURL is where the management API is, if it is enabled, without the
+// path "/api".
+func (s *Server) ManagementURL() string { return "http://" + local(s.ports.management) }
 
 // URL is the address with the administrator's login, virtual host "/".
 func (s *Server) URL() string { return s.URLFor(AdminName, AdminPassword) }
 
 // URLFor is the address with a login.
 func (s *Server) URLFor(name, password string) string {
-	return (&url.URL{Scheme: "amqp", User: url.UserPassword(name, password), Host: s.addr, Path: "/"}).String()
+	return (&url.URL{Scheme: "amqp", User: url.UserPassword(name, password), Host: s.Addr(), Path: "/"}).String()
 }
 
-// Stop kills the server and waits until it is gone.
+// Start runs a server that was stopped, shut down or killed again, on the same
+// data and ports, and returns when it takes logins.
+func (s *Server) Start(ctx context.Context) error {
+	err := s.spawn(ctx)
+	if err == nil {
+		err = s.waitReady(ctx)
+	}
+	if err != nil {
+		log, _ := os.ReadFile(s.path("out.log"))
+		return fmt.Errorf("rabbitmq-server: %w\n%s", err, tail(log, 4000))
+	}
+	return nil
+}
+
+// Shutdown ends the server as an operator does and waits until it is gone, at
+// most until ctx ends; then it is killed.
+func (s *Server) Shutdown(ctx context.Context) {
+	s.node.signal(syscall.SIGTERM)
+	select {
+	case <-s.node.gone():
+	case <-ctx.Done():
+	}
+	s.Stop()
+}
+
+// Stop kills the server, at once, and waits until it is gone.
 func (s *Server) Stop() {
-	for _, c := range []*exec.Cmd{s.node, s.epmd} {
-		if c == nil || c.Process == nil {
-			continue
-		}
-		// The group: the Erlang machine has little programs of its own.
-		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
-	}
-	if s.exited != nil {
-		<-s.exited
-		s.exited = nil
-	}
-	if s.epmd != nil && s.epmd.Process != nil {
-		_ = s.epmd.Wait()
-	}
+	s.node.kill()
+	s.epmd.kill()
 	s.node, s.epmd = nil, nil
+}
+
+// Pause freezes the server: its connections stay open and nothing answers.
+func (s *Server) Pause() { s.node.signal(syscall.SIGSTOP) }
+
+// Resume ends Pause.
+func (s *Server) Resume() { s.node.signal(syscall.SIGCONT) }
+
+// Ctl runs rabbitmqctl on the server. It takes seconds.
+func (s *Server) Ctl(ctx context.Context, arguments ...string) error {
+	c := exec.CommandContext(ctx, binaries+"/rabbitmqctl", append([]string{"--node", s.nodeName()}, arguments...)...)
+	c.Env, c.Dir = s.environment(), s.dir
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("rabbitmqctl %s: %w\n%s", arguments[0], err, tail(out, 4000))
+	}
+	return nil
 }
 
 func (s *Server) path(name string) string { return filepath.Join(s.dir, name) }
 
-func (s *Server) writeFiles(logins []Login) error {
-	type object = map[string]any
-	users := []object{{"name": AdminName, "password": AdminPassword, "tags": "administrator"}}
-	rights := []object{{"user": AdminName, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}}
-	topics := []object{}
-	for _, l := range logins {
-		users = append(users, object{"name": l.Name, "password": l.Password, "tags": ""})
-		rights = append(rights, object{"user": l.Name, "vhost": "/",
-			"configure": expression(l.Configure), "write": expression(l.Write), "read": expression(l.Read)})
-		for exchange, keys := range l.Topics {
-			topics = append(topics, object{"user": l.Name, "vhost": "/", "exchange": exchange, "write": keys, "read": ".*"})
-		}
-	}
-	definitions, err := json.Marshal(object{
-		"vhosts": []object{{"name": "/"}}, "users": users, "permissions": rights, "topic_permissions": topics,
-	})
-	if err != nil {
-		return err
-	}
-	config := "listeners.tcp.default = " + s.addr + "\n" +
-		"load_definitions = " + s.path("definitions.json") + "\n" +
-		"log.console = true\nlog.console.level = warning\nlog.file = false\n" +
-		"disk_free_limit.absolute = 1MB\nvm_memory_high_watermark.absolute = 1GB\n"
-	return errors.Join(
-		os.WriteFile(s.path("definitions.json"), definitions, 0o600),
-		os.WriteFile(s.path("rabbitmq.conf"), []byte(config), 0o600),
-		os.WriteFile(s.path("enabled_plugins"), []byte("[].\n"), 0o600),
-	)
-}
+func (s *Server) nodeName() string { return "t" + strconv.Itoa(s.ports.amqp) + "@localhost" }
 
-// expression keeps an empty expression from matching everything's empty name.
-func expression(s string) string {
-	if s == "" {
-		return "^$"
-	}
-	return s
-}
-
-func (s *Server) spawn(ports []int) error {
-	// Run here and not by the node, which would leave it behind as a daemon.
-	s.epmd = exec.Command("epmd", "-address", "127.0.0.1", "-port", strconv.Itoa(ports[1]))
-	s.node = exec.Command(serverScript)
-	env := []string{
+func (s *Server) environment() []string {
+	return []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "LANG=C.UTF-8",
-		"ERL_EPMD_PORT=" + strconv.Itoa(ports[1]), "ERL_EPMD_ADDRESS=127.0.0.1",
-		"RABBITMQ_NODENAME=t" + strconv.Itoa(ports[0]) + "@localhost",
-		"RABBITMQ_DIST_PORT=" + strconv.Itoa(ports[2]),
+		"ERL_EPMD_PORT=" + strconv.Itoa(s.ports.epmd), "ERL_EPMD_ADDRESS=127.0.0.1",
+		"RABBITMQ_NODENAME=" + s.nodeName(),
+		"RABBITMQ_DIST_PORT=" + strconv.Itoa(s.ports.distribution),
 		"RABBITMQ_CONF_ENV_FILE=/dev/null",
 		"RABBITMQ_CONFIG_FILE=" + s.path("rabbitmq.conf"),
 		"RABBITMQ_ENABLED_PLUGINS_FILE=" + s.path("enabled_plugins"),
@@ -196,61 +227,81 @@ func (s *Server) spawn(ports []int) error {
 		// Makes the script exec the Erlang machine in place of itself.
 		"RUNNING_UNDER_SYSTEMD=true",
 	}
-	for _, c := range []*exec.Cmd{s.epmd, s.node} {
-		c.Env, c.Dir = env, s.dir
-		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	}
-	out, err := os.Create(s.path("out.log"))
+}
+
+func (s *Server) spawn(ctx context.Context) error {
+	out, err := os.OpenFile(s.path("out.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	s.node.Stdout, s.node.Stderr = out, out
-	if err := s.epmd.Start(); err != nil {
+	// Run here and not by the node, which would leave it behind as a daemon; it
+	// has to listen before the node looks for it.
+	epmd := exec.Command("epmd", "-address", "127.0.0.1", "-port", strconv.Itoa(s.ports.epmd))
+	if s.epmd, err = begin(epmd, s.environment(), s.dir, out); err != nil {
 		return err
 	}
-	if err := s.node.Start(); err != nil {
-		return err
+	err = s.poll(ctx, s.epmd, func() error { return dial(ctx, local(s.ports.epmd)) })
+	if err != nil {
+		return fmt.Errorf("epmd: %w", err)
 	}
-	s.exited = make(chan struct{})
-	go func(node *exec.Cmd, exited chan struct{}) {
-		_ = node.Wait()
-		close(exited)
-	}(s.node, s.exited)
-	return nil
+	s.node, err = begin(exec.Command(serverScript), s.environment(), s.dir, out)
+	return err
 }
 
 func (s *Server) waitReady(ctx context.Context) error {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	err := s.poll(ctx, s.node, func() error {
 		c, err := amqp.DialConfig(s.URL(), amqp.Config{Dial: amqp.DefaultDial(10 * time.Second)})
 		if err == nil {
-			return c.Close()
+			err = c.Close()
+		}
+		return err
+	})
+	if err == nil && s.options.TLS != nil {
+		err = s.poll(ctx, s.node, func() error { return dial(ctx, s.TLSAddr()) })
+	}
+	if err == nil && s.options.Management {
+		err = s.poll(ctx, s.node, func() error { return s.managed(ctx) })
+	}
+	return err
+}
+
+// managed asks the management API for something that needs all of it.
+func (s *Server) managed(ctx context.Context) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.ManagementURL()+"/api/overview", nil)
+	if err != nil {
+		return err
+	}
+	r.SetBasicAuth(AdminName, AdminPassword)
+	r.Close = true
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return errors.New("management API: " + answer.Status)
+	}
+	return nil
+}
+
+// poll tries f until it succeeds, p ends or ctx does.
+func (s *Server) poll(ctx context.Context, p *process, f func() error) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return nil
 		}
 		select {
 		case <-tick.C:
-		case <-s.exited:
-			return errors.New("it ended before it took a login")
+		case <-p.gone():
+			return errors.New("it ended before it was ready")
 		case <-ctx.Done():
-			return fmt.Errorf("not ready in time: %w", err)
+			return fmt.Errorf("not ready in time: %w: %w", ctx.Err(), err)
 		}
 	}
-}
-
-// freePorts are ports nobody listens on now; another program may still take
-// one before we do, which then fails loudly.
-func freePorts(n int) ([]int, error) {
-	ports := make([]int, 0, n)
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }
 
 func tail(b []byte, n int) []byte {
