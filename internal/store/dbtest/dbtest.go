@@ -181,15 +181,30 @@ func (s *Server) Start(ctx context.Context) error {
 		return err
 	}
 	defer out.Close()
-	if s.process, err = begin(s.command(), out); err != nil {
-		return err
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		if s.process, err = begin(s.command(), out); err != nil {
+			return err
+		}
+		// After a kill PostgreSQL refuses to start until the last of its
+		// processes has noticed.
+		if err = s.waitReady(ctx); !errors.Is(err, errEnded) || s.Engine != PostgreSQL || n == 100 {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
 	}
-	if err := s.waitReady(ctx); err != nil {
+	if err != nil {
 		log, _ := os.ReadFile(s.path("out.log"))
 		return fmt.Errorf("%s: %w\n%s", s.Engine, err, log[max(0, len(log)-4000):])
 	}
 	return nil
 }
+
+var errEnded = errors.New("it ended before it was ready")
 
 func (s *Server) waitReady(ctx context.Context) error {
 	db, err := s.admin()
@@ -209,7 +224,7 @@ func (s *Server) waitReady(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-s.process.gone():
-			return errors.New("it ended before it was ready")
+			return errEnded
 		case <-ctx.Done():
 			return fmt.Errorf("not ready in time: %w", err)
 		}
