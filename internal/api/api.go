@@ -145,12 +145,16 @@ type TokenValidator interface {
 	Validate(ctx context.Context, token string) (identity.Identity, error)
 }
 
-// Deps are what the API works with. All are needed but Log, Clock and Policy.
+// Deps are what the API works with. All are needed but Room, Policy, Log and
+// Clock.
 type Deps struct {
 	Store  Store
 	Guest  Guest
 	Cloud  Cloud
 	Tokens TokenValidator
+	// Room refuses another instance of a datastore manager where what runs here
+	// has no room for it; nil: there always is.
+	Room   func(manager string) error
 	Policy *policy.Enforcer // nil: the defaults
 	Log    *slog.Logger     // nil: slog.Default
 	Clock  func() time.Time // nil: time.Now
@@ -163,6 +167,7 @@ type Server struct {
 	guest     Guest
 	cloud     Cloud
 	tokens    TokenValidator
+	room      func(manager string) error
 	policy    *policy.Enforcer
 	schemas   *schema.Set
 	log       *slog.Logger
@@ -189,11 +194,14 @@ func New(c Config, deps Deps) (*Server, error) {
 	c = c.withDefaults()
 	s := &Server{
 		config: c, store: deps.Store, guest: deps.Guest, cloud: deps.Cloud, tokens: deps.Tokens,
-		policy: deps.Policy, schemas: schemas, log: deps.Log, clock: deps.Clock,
+		room: deps.Room, policy: deps.Policy, schemas: schemas, log: deps.Log, clock: deps.Clock,
 		challenge: `Keystone uri="` + c.AuthURI + `"`,
 		rates:     newRates(c.RatePerMinute, c.RateBuckets),
 		streams:   make(chan struct{}, c.MaxStreams),
 		ended:     make(chan struct{}),
+	}
+	if s.room == nil {
+		s.room = func(string) error { return nil }
 	}
 	if s.policy == nil {
 		s.policy = policy.New(nil)

@@ -49,6 +49,9 @@ func (s *Server) createInstance(q *request) (response, error) {
 	if err := laterFeatures(body); err != nil {
 		return response{}, err
 	}
+	if err := s.room(version.Manager); err != nil {
+		return response{}, err
+	}
 
 	now := s.clock()
 	inst := &trove.Instance{

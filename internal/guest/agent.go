@@ -59,6 +59,7 @@ type Timing struct {
 	Health       time.Duration // between health checks; 5 s
 	HealthLimit  time.Duration // for one health check; 5 s
 	StartLimit   time.Duration // from start to the first answer; 180 s
+	FullGrace    time.Duration // how long a disk may be full while an engine is made ready; 10 s
 	StopGrace    time.Duration // to stop cleanly before it is killed; 60 s
 	PrepareLimit time.Duration // for prepare; 30 min
 	CastLimit    time.Duration // for a cast, waiting for the engine included; 3 min
@@ -76,6 +77,7 @@ func (t Timing) withDefaults() Timing {
 	set(&t.Health, 5*time.Second)
 	set(&t.HealthLimit, 5*time.Second)
 	set(&t.StartLimit, 180*time.Second)
+	set(&t.FullGrace, 10*time.Second)
 	set(&t.StopGrace, 60*time.Second)
 	set(&t.PrepareLimit, 30*time.Minute)
 	set(&t.CastLimit, 3*time.Minute)

@@ -100,6 +100,7 @@ func (a *Agent) prepareOnce(parent context.Context) {
 	}
 	limited, cancel := context.WithTimeout(rpc.WithContext(ctx, s.Request), a.cfg.Timing.PrepareLimit)
 	defer cancel()
+	go a.watchDisk(ctx, stop)
 	stage, err := a.prepareStages(limited, *s.Prepare)
 	if err == nil {
 		err = a.state.update(func(s *state) { s.Phase, s.Prepare = phasePrepared, nil })

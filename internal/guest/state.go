@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,8 +63,9 @@ type state struct {
 type stateFile struct {
 	path string
 
-	mu  sync.Mutex
-	now state
+	mu      sync.Mutex
+	now     state
+	written []byte // what the file holds, as far as we know
 }
 
 // openState reads the state of an instance, or begins one.
@@ -79,6 +81,7 @@ func openState(path, instanceID string) (*stateFile, error) {
 	if err := json.Unmarshal(b, &f.now); err != nil {
 		return nil, fmt.Errorf("read the agent's state %s: %w", path, err)
 	}
+	f.written = b
 	switch {
 	case f.now.Version > stateVersion:
 		return nil, trove.Errorf(trove.KindConflict, "The agent's state %s has version %d; this agent understands %d.",
@@ -108,27 +111,35 @@ func (f *stateFile) update(change func(*state)) error {
 	if err != nil {
 		return fmt.Errorf("write the agent's state: %w", err)
 	}
-	if err := durable.WriteFile(f.path, b, 0o600); err != nil {
-		return fmt.Errorf("write the agent's state: %w", err)
+	if !bytes.Equal(b, f.written) { // a full disk must not stop what changes nothing
+		if err := durable.WriteFile(f.path, b, 0o600); err != nil {
+			return fmt.Errorf("write the agent's state: %w", err)
+		}
+		f.written = b
 	}
 	f.now = next
 	return nil
 }
 
-// markHandled remembers that the cast with this id was handled; with an error
-// it is remembered in memory only.
-func (f *stateFile) markHandled(id string) error {
-	mark := func(s *state) {
-		from := max(0, len(s.Handled)+1-maxHandled)
-		s.Handled = append(slices.Clone(s.Handled[from:]), id)
-	}
-	err := f.update(mark)
+// remember is update for what can be found out again: with an error it is
+// remembered in memory only.
+func (f *stateFile) remember(change func(*state)) error {
+	err := f.update(change)
 	if err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		mark(&f.now)
+		change(&f.now)
 	}
 	return err
+}
+
+// markHandled remembers that the cast with this id was handled; with an error
+// it is remembered in memory only.
+func (f *stateFile) markHandled(id string) error {
+	return f.remember(func(s *state) {
+		from := max(0, len(s.Handled)+1-maxHandled)
+		s.Handled = append(slices.Clone(s.Handled[from:]), id)
+	})
 }
 
 func (f *stateFile) wasHandled(id string) bool {

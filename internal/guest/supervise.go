@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -244,8 +245,9 @@ func (a *Agent) startEngine(ctx context.Context) (runtime.Handle, error) {
 	if err != nil {
 		return runtime.Handle{}, err
 	}
-	if err := a.state.update(func(s *state) { s.Handle, s.ShouldRun = &h, true }); err != nil {
-		return runtime.Handle{}, err
+	if err := a.state.remember(func(s *state) { s.Handle, s.ShouldRun = &h, true }); err != nil {
+		// The next agent finds it without.
+		a.log.Error("the engine's handle was not written", "error", err)
 	}
 	a.log.Info("engine runs", "pid", h.PID, "container", h.Container)
 	return h, nil
@@ -278,13 +280,13 @@ func (a *Agent) awaitReady(ctx context.Context, h runtime.Handle) error {
 		select {
 		case st, ok := <-gone:
 			if ok {
-				return endError(st)
+				return cmp.Or(a.diskFull(), endError(st))
 			}
 			gone = nil // it cannot be watched: the limit decides
 			continue
 		case <-ctx.Done():
 			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return ctx.Err()
+				return context.Cause(ctx)
 			}
 			return &trove.Error{Kind: trove.KindGuestTimeout, Err: last,
 				Message: fmt.Sprintf("The database server runs but did not answer queries within %s.", a.cfg.Timing.StartLimit)}
@@ -336,8 +338,14 @@ func (a *Agent) Restart(ctx context.Context) error {
 	defer signal(a.kick)
 	defer a.setTransition(false)
 	a.pulse.set(trove.ServiceRestarting, nil)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go a.watchDisk(ctx, stop)
 	h, err := a.restart(ctx)
 	if err != nil {
+		if errors.Is(err, context.Canceled) {
+			err = context.Cause(ctx) // who gave it up says why
+		}
 		a.pulse.set(trove.ServiceCrashed, nil)
 		return a.withLogTail(err)
 	}

@@ -14,7 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gotrove/gotrove/internal/durable"
 	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
+	"github.com/gotrove/gotrove/internal/trove"
 )
 
 const (
@@ -173,5 +175,47 @@ func (u *usage) watch(ctx context.Context) {
 			warned = full
 		}
 		timer.Reset(jitter(usageWatch))
+	}
+}
+
+const (
+	// roomToRun is what an engine cannot do without on its disk, in bytes.
+	roomToRun = 64 << 10
+	// fullLooks is how often in a row, each a part of Timing.FullGrace apart, a
+	// disk must be full.
+	fullLooks = 5
+)
+
+// diskFull is an error if the volume's disk is full.
+func (a *Agent) diskFull() error {
+	free, err := durable.FreeSpace(a.cfg.VolumeDir)
+	if err != nil || free >= roomToRun {
+		return nil
+	}
+	return trove.Errorf(trove.KindGuest, "The disk of %s is full: the database server cannot go on.", a.cfg.VolumeDir).
+		WithAction("Make room on the file system that holds it.")
+}
+
+// watchDisk gives up, with the cause, what runs under ctx if the disk is full
+// for a while: there are servers that wait for room without an end, and say so
+// only in a log that is full too. It returns when ctx ends.
+func (a *Agent) watchDisk(ctx context.Context, giveUp context.CancelCauseFunc) {
+	tick := time.NewTicker(a.cfg.Timing.FullGrace / fullLooks)
+	defer tick.Stop()
+	for full := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := a.diskFull()
+		if err == nil {
+			full = 0
+			continue
+		}
+		if full++; full == fullLooks {
+			giveUp(err)
+			return
+		}
 	}
 }

@@ -89,7 +89,8 @@ func (c *Cloud) claimed(id string) (found []netip.Addr, taken map[netip.Addr]boo
 
 // EnsurePorts claims an address: the one asked for, else the first of the range
 // that nobody has and whose port nobody listens on.
-func (c *Cloud) EnsurePorts(ctx context.Context, o cloud.Owner, nics []trove.NIC, _ trove.Access) ([]cloud.Port, error) {
+func (c *Cloud) EnsurePorts(ctx context.Context, o cloud.Owner, nics []trove.NIC, _ trove.Access) (_ []cloud.Port, err error) {
+	defer func() { err = noRoom(err) }()
 	if err := checkID(o.InstanceID); err != nil {
 		return nil, err
 	}

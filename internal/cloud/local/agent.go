@@ -40,7 +40,16 @@ func (c *Cloud) findAgent(id string) (proc.Handle, bool, error) {
 		return proc.Handle{}, false, err
 	}
 	h = found[0].Handle
-	return h, true, writeJSON(c.path(id, "handle.json"), h)
+	c.keepHandle(id, h)
+	return h, true, nil
+}
+
+// keepHandle writes down which process the agent is. One that cannot be written,
+// as on a full disk, is found by its tag again: it works meanwhile.
+func (c *Cloud) keepHandle(id string, h proc.Handle) {
+	if err := writeJSON(c.path(id, "handle.json"), h); err != nil {
+		c.log.Warn("the guest agent's handle was not written", "instance_id", id, "error", err)
+	}
 }
 
 // ensureAgent finds the server's agent or starts it. The instance's lock is
@@ -109,10 +118,7 @@ func (c *Cloud) startAgent(ctx context.Context, srv server) (proc.Handle, error)
 		// Best effort: it only decides who goes first when memory runs out.
 		_ = os.WriteFile("/proc/"+strconv.Itoa(h.PID)+"/oom_score_adj", []byte(agentOOMScore), 0)
 	}
-	// If this fails the agent is found by its tag.
-	if err := writeJSON(c.path(id, "handle.json"), h); err != nil {
-		return h, err
-	}
+	c.keepHandle(id, h)
 	c.log.InfoContext(ctx, "started the guest agent", "instance_id", id, "pid", h.PID)
 	return h, nil
 }

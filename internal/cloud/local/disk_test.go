@@ -92,9 +92,12 @@ func TestVolumeQuota(t *testing.T) {
 }
 
 func TestDataDirectoryThatCannotBeWritten(t *testing.T) {
-	for name, c := range map[string]struct{ options, want string }{
-		"read-only": {"ro", "read-only"},
-		"full":      {"size=64k,mode=0711", "disk is full"},
+	for name, c := range map[string]struct {
+		options, want string
+		kind          trove.Kind
+	}{
+		"read-only": {"ro", "read-only", trove.KindUnavailable},
+		"full":      {"size=64k,mode=0711", "disk is full", trove.KindOverLimit}, // no other try: a creation ends
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t)
@@ -109,7 +112,7 @@ func TestDataDirectoryThatCannotBeWritten(t *testing.T) {
 			t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
 			_ = os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 1<<20), 0o600)
 			_, err := cl.EnsureVolume(t.Context(), cloud.Owner{InstanceID: "sick", Manager: "mariadb"}, 1, "")
-			if !trove.IsKind(err, trove.KindUnavailable) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), c.want) || trove.ActionOf(err) == "" {
+			if !trove.IsKind(err, c.kind) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), c.want) || trove.ActionOf(err) == "" {
 				t.Errorf("error is %v", err)
 			}
 		})

@@ -32,6 +32,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/cloud"
@@ -269,6 +270,15 @@ func (c *Cloud) writeOwn(path string, data []byte) error {
 	return durable.WriteFileAs(path, data, 0o600, uid, gid)
 }
 
+// noRoom makes of a full disk, which is worth no other try before somebody makes
+// room, an error that ends what it befell.
+func noRoom(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return &trove.Error{Kind: trove.KindOverLimit, Message: err.Error(), Action: trove.ActionOf(err), Err: err}
+	}
+	return err
+}
+
 // readJSON reads a file of ours; ok is false if it is not there.
 func readJSON(path string, v any) (ok bool, err error) {
 	b, err := os.ReadFile(path)
@@ -339,7 +349,8 @@ type volume struct {
 
 // EnsureVolume makes the directory that is the volume. Its size is a limit
 // where the file system has project quotas, else only told.
-func (c *Cloud) EnsureVolume(ctx context.Context, o cloud.Owner, size int, _ string) (cloud.Volume, error) {
+func (c *Cloud) EnsureVolume(ctx context.Context, o cloud.Owner, size int, _ string) (_ cloud.Volume, err error) {
+	defer func() { err = noRoom(err) }()
 	if err := checkID(o.InstanceID); err != nil {
 		return cloud.Volume{}, err
 	}

@@ -30,7 +30,8 @@ const optionsFile = "zz-local.conf"
 const killLimit = 30 * time.Second
 
 // EnsureServer writes the agent's files and has it run.
-func (c *Cloud) EnsureServer(ctx context.Context, s cloud.ServerSpec) (cloud.Server, error) {
+func (c *Cloud) EnsureServer(ctx context.Context, s cloud.ServerSpec) (_ cloud.Server, err error) {
+	defer func() { err = noRoom(err) }()
 	id := s.InstanceID
 	if err := checkID(id); err != nil {
 		return cloud.Server{}, err
