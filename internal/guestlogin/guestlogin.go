@@ -1,180 +1,168 @@
 // Package guestlogin gives each guest agent a login of its own on the bus, and
 // the queues it reads: what a stolen login can do ends at its own instance.
 //
-// Passwords are derived from one key, so that nothing about a guest needs to be
-// stored and a login made again is the same. The package knows the embedded
-// broker's permissions; it does not know instances, only their ids.
+// Passwords are derived from one key, so that a login made again is the same
+// and none is stored. Rights are data (Rights); who keeps logins is a Keeper:
+// Logins for the embedded broker, RabbitMQ by its management API, Shared where
+// all agents have the operator's one login. The package does not know
+// instances, only their ids and the generation of their credentials.
 package guestlogin
 
 import (
-	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"net/url"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
-	"sync"
 
-	"github.com/gotrove/gotrove/internal/broker"
 	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
 	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
-// ControlPlane is the login of our own services.
+// ControlPlane is the login of our own services on the embedded broker.
 const ControlPlane = "trove"
 
 const guestPrefix = "guest-"
 
-// Name is the login of an instance's guest agent.
+// Name is the first login of an instance's guest agent, the one that the
+// instance's user data carries: generation 0.
 func Name(instanceID string) string { return guestPrefix + instanceID }
 
-// InstanceOf is the instance whose guest agent has this login; ok is false if
-// the login is not a guest's.
-func InstanceOf(login string) (instanceID string, ok bool) {
-	return strings.CutPrefix(login, guestPrefix)
+// NameOf is the login of a generation; each rotation counts one up.
+func NameOf(instanceID string, generation int) string {
+	if generation <= 0 {
+		return Name(instanceID)
+	}
+	return Name(instanceID) + "+" + strconv.Itoa(generation)
+}
+
+// InstanceOf is the instance whose guest agent has this login and the
+// generation of its credentials; ok is false if the login is not a guest's.
+func InstanceOf(login string) (instanceID string, generation int, ok bool) {
+	rest, ok := strings.CutPrefix(login, guestPrefix)
+	if !ok {
+		return "", 0, false
+	}
+	id, number, rotated := strings.Cut(rest, "+")
+	if rotated {
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 1 || strconv.Itoa(n) != number {
+			return "", 0, false
+		}
+		generation = n
+	}
+	return id, generation, validID(id) == nil
+}
+
+var plainID = regexp.MustCompile(`^[0-9A-Za-z_-]{1,64}\z`)
+
+// validID refuses what would mean something in a routing key, a login's name or
+// a URL.
+func validID(instanceID string) error {
+	if !plainID.MatchString(instanceID) {
+		return trove.Errorf(trove.KindInternal, "%q cannot be part of a queue's name", instanceID)
+	}
+	return nil
 }
 
 // SpeaksFor is the instance that the sender of a message may speak for; limited
 // is false if that is any, as for our own services. On a bus whose guests all
 // have logins of their own, a sender who does not say who he is speaks for none.
 func SpeaksFor(login string) (instanceID string, limited bool) {
-	if login == ControlPlane {
-		return "", false
-	}
-	if id, ok := InstanceOf(login); ok {
-		return id, true
-	}
-	return "", true
+	return Senders(ControlPlane)(login)
 }
 
-// Queues declares and removes the queues of a guest agent. The control plane
-// does it: a guest may not declare anything.
-type Queues interface {
-	DeclareGuestQueues(ctx context.Context, queues ...string) error
-	DeleteQueues(ctx context.Context, queues ...string) error
-}
-
-// Logins are the logins of an embedded broker. It implements
-// broker.Authenticator.
-type Logins struct {
-	key      []byte
-	exchange string // control_exchange
-	socket   string // where guests reach the broker
-
-	mu     sync.Mutex
-	guests map[string]bool // by instance id
-}
-
-// New makes logins out of a key of at least 32 bytes. socket is the broker's
-// unix socket as guests see it.
-func New(key []byte, exchange, socket string) *Logins {
-	return &Logins{key: key, exchange: exchange, socket: socket, guests: map[string]bool{}}
-}
-
-// Restore admits the guests of these instances, before the broker listens.
-func (l *Logins) Restore(instanceIDs ...string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, id := range instanceIDs {
-		l.guests[id] = true
+// Senders is SpeaksFor where our services have these logins.
+func Senders(controlPlane ...string) func(login string) (instanceID string, limited bool) {
+	return func(login string) (string, bool) {
+		if login != "" && slices.Contains(controlPlane, login) {
+			return "", false
+		}
+		if id, _, ok := InstanceOf(login); ok {
+			return id, true
+		}
+		return "", true
 	}
 }
 
-// Guests counts the guests' logins.
-func (l *Logins) Guests() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.guests)
+// Anyone is SpeaksFor where guests share a login: its name proves nothing, so
+// what limits a sender is the key of the payload. A login of a guest's own is
+// limited all the same.
+func Anyone(login string) (instanceID string, limited bool) {
+	id, _, ok := InstanceOf(login)
+	return id, ok
 }
 
-// URL is the transport URL of a login. It holds the password.
-func (l *Logins) URL(login string) secret.String {
-	u := url.URL{Scheme: "rabbit+unix", User: url.UserPassword(login, l.password(login)), Path: "/",
-		RawQuery: url.Values{"socket": {l.socket}}.Encode()}
-	return secret.New(u.String())
+// Passwords derives the passwords of logins from a key.
+type Passwords struct{ key []byte }
+
+// NewPasswords takes a key of at least 32 bytes.
+func NewPasswords(key []byte) (Passwords, error) {
+	if len(key) < 32 {
+		return Passwords{}, trove.Errorf(trove.KindBadRequest, "the key of the guests' logins has %d bytes; it needs 32 or more", len(key))
+	}
+	return Passwords{key}, nil
 }
 
-func (l *Logins) password(login string) string {
-	mac := hmac.New(sha256.New, l.key)
-	mac.Write([]byte("bus login " + login))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+// Of is the password of a login, the same each time.
+func (p Passwords) Of(login string) secret.String {
+	return secret.New(base64.RawURLEncoding.EncodeToString(p.derive("bus login " + login)))
 }
 
-// Login implements broker.Authenticator.
-func (l *Logins) Login(login, password string) (broker.Permissions, error) {
-	if !hmac.Equal([]byte(password), []byte(l.password(login))) {
-		return broker.Permissions{}, broker.ErrRefused
-	}
-	if login == ControlPlane {
-		return broker.All(), nil
-	}
-	id, ok := InstanceOf(login)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !ok || !l.guests[id] {
-		return broker.Permissions{}, broker.ErrRefused
-	}
-	return l.permissions(id), nil
+func (p Passwords) derive(what string) []byte {
+	mac := hmac.New(sha256.New, p.key)
+	mac.Write([]byte(what))
+	return mac.Sum(nil)
 }
 
-// permissions are what a guest may do: read its two queues, tell the conductor
-// things, and answer calls under its own id.
-func (l *Logins) permissions(id string) broker.Permissions {
-	var queues []string
-	for _, q := range guest.Queues(id) {
-		queues = append(queues, regexp.QuoteMeta(q))
-	}
-	exact := func(alternatives ...string) *regexp.Regexp {
-		return regexp.MustCompile("^(" + strings.Join(alternatives, "|") + ")$")
-	}
-	reply := ReplyExchange(l.exchange)
-	return broker.Permissions{
-		Read:  exact(queues...),
-		Write: exact(regexp.QuoteMeta(l.exchange), regexp.QuoteMeta(reply)),
-		TopicWrite: map[string]*regexp.Regexp{
-			l.exchange: exact(regexp.QuoteMeta(conductor.Topic)),
-			reply:      exact(regexp.QuoteMeta(id) + `\.reply_[0-9a-f]+`),
+// Rights are what a login may do, as RabbitMQ has them: regular expressions
+// over names of queues and exchanges, and over routing keys of topic exchanges.
+type Rights struct {
+	Configure, Write, Read string
+	Topics                 []TopicRight
+}
+
+// TopicRight limits the routing keys of one topic exchange.
+type TopicRight struct{ Exchange, Write, Read string }
+
+// nothing matches no name.
+const nothing = "^$"
+
+// RightsOf are what a guest may do: read its two queues, tell the conductor
+// things, and answer calls under its own id. It declares, binds and deletes
+// nothing, and has no right on the default exchange, by which one could write
+// to any queue.
+func RightsOf(controlExchange, instanceID string) Rights {
+	reply := ReplyExchange(controlExchange)
+	return Rights{
+		Configure: nothing,
+		Write:     exactly(quoteAll(controlExchange, reply)...),
+		Read:      exactly(quoteAll(guest.Queues(instanceID)...)...),
+		Topics: []TopicRight{
+			{Exchange: controlExchange, Write: exactly(regexp.QuoteMeta(conductor.Topic)), Read: nothing},
+			{Exchange: reply, Write: exactly(regexp.QuoteMeta(instanceID) + `\.reply_[0-9a-f]+`), Read: nothing},
 		},
 	}
 }
 
+// exactly matches one of the alternatives and nothing else. The end is \z, not
+// $: in RabbitMQ's PCRE that would match before a newline too. QuoteMeta's
+// escapes mean the same in PCRE, which compares bytes as Go does.
+func exactly(alternatives ...string) string {
+	return "^(?:" + strings.Join(alternatives, "|") + `)\z`
+}
+
+func quoteAll(names ...string) []string {
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = regexp.QuoteMeta(n)
+	}
+	return quoted
+}
+
 // ReplyExchange is the topic exchange by which guests answer calls.
 func ReplyExchange(controlExchange string) string { return controlExchange + "_reply" }
-
-// Bus keeps logins and queues together, as the flows need them.
-type Bus struct {
-	logins *Logins
-	queues Queues
-	kick   func(login string)
-}
-
-// NewBus makes a Bus; kick closes the connections of a login.
-func NewBus(logins *Logins, queues Queues, kick func(login string)) *Bus {
-	return &Bus{logins, queues, kick}
-}
-
-// EnsureGuest makes the queues and the login of an instance's guest agent, or
-// finds them, and gives the transport URL for it: the same each time.
-func (b *Bus) EnsureGuest(ctx context.Context, instanceID string) (string, error) {
-	if instanceID == "" || strings.ContainsAny(instanceID, ".*#@:/") {
-		return "", trove.Errorf(trove.KindInternal, "%q cannot be part of a queue's name", instanceID)
-	}
-	if err := b.queues.DeclareGuestQueues(ctx, guest.Queues(instanceID)...); err != nil {
-		return "", err
-	}
-	b.logins.Restore(instanceID)
-	return b.logins.URL(Name(instanceID)).Reveal(), nil
-}
-
-// RemoveGuest takes the login and the queues of an instance's guest agent away
-// and ends its connections.
-func (b *Bus) RemoveGuest(ctx context.Context, instanceID string) error {
-	b.logins.mu.Lock()
-	delete(b.logins.guests, instanceID)
-	b.logins.mu.Unlock()
-	b.kick(Name(instanceID))
-	return b.queues.DeleteQueues(ctx, guest.Queues(instanceID)...)
-}
