@@ -1,8 +1,9 @@
 // Package secret keeps secrets from being told: a string that prints as ***,
-// passwords made at random, and the hashing of passwords that are stored.
+// passwords made at random, the hashing of passwords that are stored, and the
+// two ciphers that messages and stored secrets are sealed with.
 //
-// It encrypts nothing and stores nothing. Any package may import it; it imports
-// nothing of ours.
+// It stores nothing and knows nobody's keys: those are in package keyring. Any
+// package may import it; it imports nothing of ours.
 package secret
 
 import (
