@@ -24,6 +24,8 @@ type Config struct {
 	Debug    bool   `conf:"DEFAULT.debug" default:"false"`
 
 	ControlExchange string `conf:"DEFAULT.control_exchange" default:"trove"`
+	// Host names this process among those of its role on the bus.
+	Host string `conf:"DEFAULT.host" default:""`
 
 	AgentCallLow    time.Duration `conf:"DEFAULT.agent_call_low_timeout" default:"15"`
 	AgentCallHigh   time.Duration `conf:"DEFAULT.agent_call_high_timeout" default:"180"`
@@ -81,6 +83,11 @@ func LoadConfig(files []string, environ []string) (*Config, []string, error) {
 			return nil, nil, err
 		}
 		c.GuestAgent = filepath.Join(filepath.Dir(self), "trove-guestagent")
+	}
+	if c.Host == "" {
+		if c.Host, err = os.Hostname(); err != nil {
+			return nil, nil, err
+		}
 	}
 	return c, warnings, c.validate()
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -47,16 +48,16 @@ func templateCommands(engines []found, agent, dir string, u *local.User) []func(
 // buildTemplates builds what is missing, one after the other, so that the first
 // instance need not wait for it. Nothing depends on it: an agent that finds no
 // template builds it, and waits if it is being built here.
-func (s *standalone) buildTemplates(ctx context.Context) error {
-	for _, command := range s.templates {
-		if err := s.buildTemplate(ctx, command); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "a template was not built: the first instance of its engine builds it", "error", err)
+func buildTemplates(ctx context.Context, commands []func(context.Context) *exec.Cmd, log *slog.Logger) error {
+	for _, command := range commands {
+		if err := buildTemplate(ctx, command); err != nil && ctx.Err() == nil {
+			log.WarnContext(ctx, "a template was not built: the first instance of its engine builds it", "error", err)
 		}
 	}
 	return nil
 }
 
-func (s *standalone) buildTemplate(ctx context.Context, command func(context.Context) *exec.Cmd) error {
+func buildTemplate(ctx context.Context, command func(context.Context) *exec.Cmd) error {
 	ctx, cancel := context.WithTimeout(ctx, templateWait)
 	defer cancel()
 	cmd := command(ctx)

@@ -1,0 +1,195 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/api"
+	"github.com/gotrove/gotrove/internal/cloud"
+	"github.com/gotrove/gotrove/internal/conductor"
+	"github.com/gotrove/gotrove/internal/identity"
+	"github.com/gotrove/gotrove/internal/lifecycle"
+	"github.com/gotrove/gotrove/internal/outbox"
+	"github.com/gotrove/gotrove/internal/rpc"
+	"github.com/gotrove/gotrove/internal/rpc/amqp"
+	rpcconductor "github.com/gotrove/gotrove/internal/rpcapi/conductor"
+	"github.com/gotrove/gotrove/internal/rpcapi/guest"
+	rpctaskmanager "github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
+	"github.com/gotrove/gotrove/internal/store"
+	"github.com/gotrove/gotrove/internal/taskmanager"
+	"github.com/gotrove/gotrove/internal/taskmanager/flow"
+	"github.com/gotrove/gotrove/internal/trove"
+	"github.com/gotrove/gotrove/internal/work"
+)
+
+const (
+	shutdownWait = 10 * time.Second
+
+	// bodyWait is how long the body of a request may take.
+	bodyWait = 30 * time.Second
+
+	conductorWorkers   = 4
+	taskmanagerWorkers = 4
+)
+
+// process is what every role is made of: a database, a place on the bus, and
+// the services that work there. The roles differ in which of them they start,
+// a standalone in where database and bus come from.
+type process struct {
+	c     *Config
+	log   *slog.Logger
+	group *lifecycle.Group
+
+	store  *store.Store
+	conn   *amqp.Conn
+	client *rpc.Client
+	guests *guest.Client
+	// hasRoom refuses instances that the disk has no room for; nil: it does not
+	// matter here.
+	hasRoom func(manager string) error
+
+	listeners []net.Listener
+}
+
+// task runs for as long as the process; an end of it is the process's end.
+func (p *process) task(name string, run func(context.Context) error, within time.Duration) {
+	p.group.Go(lifecycle.Task{Name: name, Run: run, StopWithin: within})
+}
+
+// connect goes on the bus. Roles that speak and listen there start after it and
+// end before it.
+func (p *process) connect(config amqp.Config, replyExchange string) (err error) {
+	if p.conn, err = amqp.New(config); err != nil {
+		return err
+	}
+	p.client = rpc.NewClient(p.conn, rpc.ClientOptions{Exchange: p.c.ControlExchange, ReplyExchange: replyExchange, Log: p.log})
+	p.guests = guest.NewClient(p.client, p.c.AgentCallLow, p.c.AgentCallHigh)
+	p.task("connection", func(ctx context.Context) error {
+		<-ctx.Done()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
+		defer cancel()
+		return errors.Join(p.client.Close(ctx), p.conn.Close(ctx))
+	}, 2*shutdownWait)
+	return nil
+}
+
+// startConductor takes what guest agents report.
+func (p *process) startConductor(guestOf conductor.GuestOf) {
+	p.rpcServer("conductor", rpcconductor.Handler(conductor.NewServer(p.store, guestOf, p.log)),
+		rpc.ServerOptions{Topic: rpcconductor.Topic, Workers: conductorWorkers})
+}
+
+// startWork makes the task manager's engine of work; takeOver ends the leases
+// of whoever held some, for a process that knows to be the only one.
+func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o flow.Options, takeOver bool) (*work.Engine, error) {
+	o.UsageTimeout, o.ControlExchange, o.Log = p.c.UsageTimeout, p.c.ControlExchange, p.log
+	flows := flow.New(p.store, c, p.guests, p.client, bus, o)
+	engine, err := work.New(p.store, work.Options{Log: p.log}, flows.All()...)
+	if err != nil {
+		return nil, err
+	}
+	if takeOver {
+		if err := engine.ReleaseAll(ctx); err != nil {
+			return nil, err
+		}
+	}
+	p.task("work", engine.Run, 0)
+	return engine, nil
+}
+
+// startTaskManager takes requests for work, and looks after what runs.
+func (p *process) startTaskManager(engine *work.Engine, servers taskmanager.Servers) {
+	p.rpcServer("taskmanager", rpctaskmanager.Handler(taskmanager.NewServer(engine, p.log)),
+		rpc.ServerOptions{Topic: rpctaskmanager.Topic, Workers: taskmanagerWorkers})
+	p.task("observer", taskmanager.NewObserver(p.store, servers, 0, p.log).Run, 0)
+	p.task("sweeper", taskmanager.NewSweeper(p.store, engine, 0, p.log).Run, 0)
+}
+
+// startRelay publishes what is in the outbox.
+func (p *process) startRelay() {
+	relay := outbox.NewRelay(p.store, p.client, p.log, nil)
+	relay.Kick() // the broker may have forgotten what an earlier process published
+	p.task("outbox", relay.Run, 0)
+}
+
+// newAPI makes the REST API.
+func (p *process) newAPI(c api.Cloud, tokens identity.Validator, publicEndpoint, authURI string) (*api.Server, error) {
+	return api.New(api.Config{
+		PublicEndpoint: publicEndpoint, AuthURI: authURI, Region: p.c.Region,
+		DefaultDatastore: p.c.DefaultDatastore, MaxVolumeSize: p.c.MaxVolumeSize, Quotas: p.c.limits(),
+		PageSize: p.c.PageSize, RatePerMinute: p.c.Rate, HeartbeatExpiry: p.c.HeartbeatExpiry,
+	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: c, Tokens: tokens, Room: p.hasRoom, Log: p.log})
+}
+
+func (p *process) rpcServer(name string, h rpc.Handler, o rpc.ServerOptions) {
+	o.Exchange, o.Server, o.Fanout, o.Log = p.c.ControlExchange, p.c.Host, true, p.log
+	server := rpc.NewServer(p.conn, h, o)
+	p.task(name, func(ctx context.Context) error {
+		<-ctx.Done()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
+		defer cancel()
+		return server.Close(ctx)
+	}, shutdownWait+time.Second)
+}
+
+func (p *process) listen(ctx context.Context, address, option, flag string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, trove.Errorf(trove.KindUnavailable, "cannot listen on %s: %w", address, err).
+			WithAction("free the address, or choose another with %s or %s", flag, option)
+	}
+	p.listeners = append(p.listeners, l)
+	return l, nil
+}
+
+// boundBodies gives every body a time to arrive in, also one that the handler
+// does not read: the server itself waits for its rest before it answers.
+func boundBodies(next http.Handler, within time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// It fails for a connection that is gone, which the handler finds out.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(within))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// serve answers HTTP on l until the group stops.
+func (p *process) serve(name string, l net.Listener, h http.Handler, onShutdown func()) {
+	server := &http.Server{Handler: boundBodies(h, bodyWait), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)}
+	if onShutdown != nil {
+		server.RegisterOnShutdown(onShutdown)
+	}
+	p.task(name, func(ctx context.Context) error {
+		stopped := make(chan error, 1)
+		stop := context.AfterFunc(ctx, func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
+			defer cancel()
+			stopped <- server.Shutdown(ctx)
+		})
+		err := server.Serve(l)
+		if stop() {
+			return err // it ended by itself
+		}
+		return <-stopped
+	}, shutdownWait+time.Second)
+}
+
+// stop stops everything that was started, the last first.
+func (p *process) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopWait)
+	defer cancel()
+	err := p.group.Stop(ctx)
+	for _, l := range p.listeners {
+		l.Close() // of a start that failed half-way; else closed already
+	}
+	if p.store != nil {
+		err = errors.Join(err, p.store.Close())
+	}
+	return err
+}
