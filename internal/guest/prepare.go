@@ -115,6 +115,9 @@ func (a *Agent) prepareOnce(parent context.Context) {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
+		if !errors.Is(err, errStopped) {
+			err = a.blameDisk(err)
+		}
 		a.prepareFailed(parent, stage, *s.Prepare, err)
 	}
 }

@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -280,7 +279,7 @@ func (a *Agent) awaitReady(ctx context.Context, h runtime.Handle) error {
 		select {
 		case st, ok := <-gone:
 			if ok {
-				return cmp.Or(a.diskFull(), endError(st))
+				return endError(st)
 			}
 			gone = nil // it cannot be watched: the limit decides
 			continue
@@ -346,6 +345,7 @@ func (a *Agent) Restart(ctx context.Context) error {
 		if errors.Is(err, context.Canceled) {
 			err = context.Cause(ctx) // who gave it up says why
 		}
+		err = a.blameDisk(err)
 		a.pulse.set(trove.ServiceCrashed, nil)
 		return a.withLogTail(err)
 	}

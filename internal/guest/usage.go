@@ -181,20 +181,31 @@ func (u *usage) watch(ctx context.Context) {
 const (
 	// roomToRun is what an engine cannot do without on its disk, in bytes.
 	roomToRun = 64 << 10
+	// roomToFail is more than an engine that ended over a full disk gives back.
+	roomToFail = 16 << 20
 	// fullLooks is how often in a row, each a part of Timing.FullGrace apart, a
 	// disk must be full.
 	fullLooks = 5
 )
 
-// diskFull is an error if the volume's disk is full.
-func (a *Agent) diskFull() error {
+// fewerThan reports whether fewer than n bytes are left of the volume's disk.
+func (a *Agent) fewerThan(n int64) bool {
 	free, err := durable.FreeSpace(a.cfg.VolumeDir)
-	if err != nil || free >= roomToRun {
-		return nil
+	return err == nil && free < n
+}
+
+// blameDisk gives what failed on a full disk that cause. Engines, and what they
+// start, name it in many ways or in a log that is full too.
+func (a *Agent) blameDisk(err error) error {
+	if err == nil || errors.Is(err, errFull) || !a.fewerThan(roomToFail) {
+		return err
 	}
-	return trove.Errorf(trove.KindGuest, "The disk of %s is full: the database server cannot go on.", a.cfg.VolumeDir).
+	return trove.Errorf(trove.KindGuest, "The disk of %s is full: %w", a.cfg.VolumeDir, err).
 		WithAction("Make room on the file system that holds it.")
 }
+
+// errFull is the cause of what was given up by watchDisk.
+var errFull = errors.New("the database server waits for room")
 
 // watchDisk gives up, with the cause, what runs under ctx if the disk is full
 // for a while: there are servers that wait for room without an end, and say so
@@ -208,13 +219,13 @@ func (a *Agent) watchDisk(ctx context.Context, giveUp context.CancelCauseFunc) {
 			return
 		case <-tick.C:
 		}
-		err := a.diskFull()
-		if err == nil {
+		if !a.fewerThan(roomToRun) {
 			full = 0
 			continue
 		}
 		if full++; full == fullLooks {
-			giveUp(err)
+			giveUp(trove.Errorf(trove.KindGuest, "The disk of %s is full: %w.", a.cfg.VolumeDir, errFull).
+				WithAction("Make room on the file system that holds it."))
 			return
 		}
 	}
