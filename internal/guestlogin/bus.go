@@ -10,9 +10,6 @@ import (
 	"github.com/gotrove/gotrove/internal/secret"
 )
 
-// All, given for a generation, means every one.
-const All = -1
-
 // Credentials are a login with its password.
 type Credentials struct {
 	Login    string
@@ -28,9 +25,10 @@ type Keeper interface {
 	// Ensure makes an instance's login of a generation, or finds it, with
 	// exactly the rights of RightsOf.
 	Ensure(ctx context.Context, instanceID string, generation int) (Credentials, error)
-	// Remove takes away an instance's logins of generations below one, or All,
-	// and returns when none of their connections is served any more.
-	Remove(ctx context.Context, instanceID string, below int) error
+	// Remove takes away an instance's logins of some generations, which need
+	// not be there, and returns when none of their connections is served any
+	// more.
+	Remove(ctx context.Context, instanceID string, generations ...int) error
 	// PerGuest is whether guests have logins of their own.
 	PerGuest() bool
 }
@@ -86,25 +84,36 @@ func (b *Bus) EnsureLogin(ctx context.Context, instanceID string, generation int
 	return c.Login, c.Password.Reveal(), err
 }
 
-// RemoveLogins takes away an instance's logins of generations below one and
-// ends their connections.
-func (b *Bus) RemoveLogins(ctx context.Context, instanceID string, below int) error {
+// RemoveLogins takes away an instance's logins before a generation and ends
+// their connections.
+func (b *Bus) RemoveLogins(ctx context.Context, instanceID string, before int) error {
 	if err := validID(instanceID); err != nil {
 		return err
 	}
-	return b.keeper.Remove(ctx, instanceID, below)
+	return b.keeper.Remove(ctx, instanceID, around(before-1)...)
 }
 
 // RemoveGuest takes all logins and the queues of an instance's guest agent away
-// and ends its connections.
-func (b *Bus) RemoveGuest(ctx context.Context, instanceID string) error {
+// and ends its connections. last is the newest generation of its credentials
+// that there may be.
+func (b *Bus) RemoveGuest(ctx context.Context, instanceID string, last int) error {
 	if err := validID(instanceID); err != nil {
 		return err
 	}
-	if err := b.keeper.Remove(ctx, instanceID, All); err != nil {
+	if err := b.keeper.Remove(ctx, instanceID, around(last)...); err != nil {
 		return err
 	}
 	return b.queues.DeleteQueues(ctx, guest.Queues(instanceID)...)
+}
+
+// around are the generations up to last that there may still be: a rotation
+// begins when the logins before it are removed.
+func around(last int) []int {
+	var all []int
+	for g := last; g >= 0 && g > last-3; g-- {
+		all = append(all, g)
+	}
+	return all
 }
 
 // topologyWait bounds one dialogue about queues.
@@ -155,7 +164,7 @@ type Shared struct{}
 func (Shared) Ensure(context.Context, string, int) (Credentials, error) { return Credentials{}, nil }
 
 // Remove implements Keeper.
-func (Shared) Remove(context.Context, string, int) error { return nil }
+func (Shared) Remove(context.Context, string, ...int) error { return nil }
 
 // PerGuest implements Keeper.
 func (Shared) PerGuest() bool { return false }

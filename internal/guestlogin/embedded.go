@@ -71,18 +71,13 @@ func (l *Logins) Ensure(_ context.Context, instanceID string, generation int) (C
 }
 
 // Remove implements Keeper.
-func (l *Logins) Remove(_ context.Context, instanceID string, below int) error {
-	l.mu.Lock()
-	var gone []string
-	for login, id := range l.guests {
-		if _, g, _ := InstanceOf(login); id == instanceID && (below == All || g < below) {
-			gone = append(gone, login)
-			delete(l.guests, login)
-		}
-	}
-	kick := l.kick
-	l.mu.Unlock()
-	for _, login := range gone {
+func (l *Logins) Remove(_ context.Context, instanceID string, generations ...int) error {
+	for _, g := range generations {
+		login := NameOf(instanceID, g)
+		l.mu.Lock()
+		delete(l.guests, login)
+		kick := l.kick
+		l.mu.Unlock()
 		kick(login)
 	}
 	return nil

@@ -15,6 +15,8 @@ import (
 const (
 	ann = "11111111-1111-4111-8111-111111111111"
 	bob = "22222222-2222-4222-8222-222222222222"
+
+	carol = "33333333-3333-4333-8333-333333333333"
 )
 
 func password(t *testing.T, l *guestlogin.Logins, login string) string {
@@ -73,7 +75,7 @@ func TestLoginsLiveWithTheirInstances(t *testing.T) {
 			t.Errorf("login %s was let in: %v", wrong.login, err)
 		}
 	}
-	if err := bus.RemoveGuest(t.Context(), ann); err != nil {
+	if err := bus.RemoveGuest(t.Context(), ann, 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Login(name, p); !errors.Is(err, broker.ErrRefused) {

@@ -13,7 +13,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -36,8 +35,8 @@ const (
 	managementRequest = 10 * time.Second // for one request
 	managementRounds  = 3                // over all addresses, for one that is away
 	managementPause   = 200 * time.Millisecond
-	maxAnswer         = 8 << 20
-	managementPage    = 500
+	maxAnswer         = 1 << 20
+	maxList           = 64 << 20 // of logins: some 250 bytes each
 )
 
 // ManagementConfig says where RabbitMQ's management API is.
@@ -219,6 +218,12 @@ func (m *Management) once(ctx context.Context, n node, method, path string, body
 		return true, err // holds the address, which has no password in it
 	}
 	defer answer.Body.Close()
+	if read, ok := result.(stream); ok && answer.StatusCode == http.StatusOK {
+		if err := read(io.LimitReader(answer.Body, maxList)); err != nil {
+			return true, fmt.Errorf("%s %s: the answer cannot be read: %w", method, path, err)
+		}
+		return false, nil
+	}
 	text, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
 	switch {
 	case err != nil:
@@ -271,27 +276,27 @@ func (m *Management) explain(err error) error {
 	return trove.Errorf(trove.KindInternal, "RabbitMQ's management API: %w", err)
 }
 
-// each gives the elements of a list whose names match an expression, page by
-// page.
-func (m *Management) each(ctx context.Context, list, expression string, one func(name string)) error {
-	for page := 1; ; page++ {
-		query := url.Values{"page": {strconv.Itoa(page)}, "page_size": {strconv.Itoa(managementPage)},
-			"name": {expression}, "use_regex": {"true"}, "columns": {"name"}, "pagination": {"true"}}
-		var got struct {
-			Items     []struct{ Name string } `json:"items"`
-			PageCount int                     `json:"page_count"`
-		}
-		if err := m.do(ctx, http.MethodGet, list+"?"+query.Encode(), nil, &got); err != nil {
+// names gives the names in a list, one by one: lists of users come whole,
+// whatever page is asked for.
+func (m *Management) names(ctx context.Context, list string, one func(name string)) error {
+	return m.do(ctx, http.MethodGet, list+"?columns=name", nil, stream(func(r io.Reader) error {
+		d := json.NewDecoder(r)
+		if _, err := d.Token(); err != nil {
 			return err
 		}
-		for _, i := range got.Items {
-			one(i.Name)
+		for d.More() {
+			var item struct{ Name string }
+			if err := d.Decode(&item); err != nil {
+				return err
+			}
+			one(item.Name)
 		}
-		if page >= got.PageCount || len(got.Items) == 0 {
-			return nil
-		}
-	}
+		return nil
+	}))
 }
+
+// stream reads an answer that is too long to be held.
+type stream func(io.Reader) error
 
 // pause waits for d; false means that ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {

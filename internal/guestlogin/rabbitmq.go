@@ -91,19 +91,13 @@ func (r *RabbitMQ) hash(login string) string {
 }
 
 // Remove implements Keeper.
-func (r *RabbitMQ) Remove(ctx context.Context, instanceID string, below int) error {
-	var logins []string
-	err := r.api.each(ctx, path("users"), exactly(quoteAll(Name(instanceID))[0]+`(?:\+[0-9]+)?`), func(name string) {
-		if id, g, ok := InstanceOf(name); ok && id == instanceID && (below == All || g < below) {
-			logins = append(logins, name)
-		}
-	})
-	for _, login := range logins {
-		if err == nil {
-			err = r.removeLogin(ctx, login)
+func (r *RabbitMQ) Remove(ctx context.Context, instanceID string, generations ...int) error {
+	for _, g := range generations {
+		if err := r.removeLogin(ctx, NameOf(instanceID, g)); err != nil {
+			return err
 		}
 	}
-	return err
+	return nil
 }
 
 // removeLogin takes a login away and ends its connections.
