@@ -268,14 +268,14 @@ func (c *Client) takeReplies(ctx context.Context) {
 }
 
 func (c *Client) takeRepliesOn(ctx context.Context, s *amqp.Session) error {
-	r := &road{session: s, queue: "reply_" + newID(), lost: make(chan struct{}), waiting: map[string]*pending{}}
+	r := &road{session: s, lost: make(chan struct{}), waiting: map[string]*pending{}}
 	var deliveries <-chan amqp091.Delivery
 	declare := c.conn.Declare()
-	ch, err := s.Channel(func(ch *amqp091.Channel) error {
+	ch, err := s.Topology(func(ch *amqp091.Channel) (err error) {
 		if err := ch.Qos(replyPrefetch, 0, false); err != nil {
 			return err
 		}
-		if err := declare.TransientQueue(ch, r.queue); err != nil {
+		if r.queue, err = declare.ReplyQueue(ch); err != nil {
 			return err
 		}
 		if c.opt.ReplyExchange != "" {
@@ -286,8 +286,7 @@ func (c *Client) takeRepliesOn(ctx context.Context, s *amqp.Session) error {
 				return err
 			}
 		}
-		var err error
-		deliveries, err = ch.Consume(r.queue, "", false, false, false, false, nil)
+		deliveries, err = ch.Consume(r.queue, "", false, false, false, false, declare.ConsumerArguments())
 		return err
 	})
 	if err != nil {
@@ -299,7 +298,7 @@ func (c *Client) takeRepliesOn(ctx context.Context, s *amqp.Session) error {
 		select {
 		case d, ok := <-deliveries:
 			if !ok {
-				return errors.New("reply queue lost")
+				return errors.Join(errors.New("reply queue lost"), s.Bounded(ch.Close))
 			}
 			r.deliver(ctx, c, d)
 			if err := d.Ack(false); err != nil {
@@ -307,8 +306,13 @@ func (c *Client) takeRepliesOn(ctx context.Context, s *amqp.Session) error {
 			}
 		case <-ctx.Done():
 			// The queue goes first: what still arrives has nobody to take it.
-			_, err := ch.QueueDelete(r.queue, false, false, false)
-			return errors.Join(err, ch.Close())
+			return s.Bounded(func() error {
+				if !declare.Transient() {
+					return ch.Close()
+				}
+				_, err := ch.QueueDelete(r.queue, false, false, false)
+				return errors.Join(err, ch.Close())
+			})
 		}
 	}
 }

@@ -82,6 +82,7 @@ type Server struct {
 	ready   chan struct{}
 	isReady sync.Once
 	lastErr atomic.Pointer[error] // why it last was not listening
+	offset  atomic.Int64          // the next message of a stream of fanouts
 }
 
 // NewServer starts a server on conn, which the caller keeps and closes after
@@ -120,7 +121,7 @@ func NewServer(conn *amqp.Conn, h Handler, opt ServerOptions) *Server {
 		retry(listen, func() error { return s.serve(listen) },
 			func(err error) {
 				s.lastErr.Store(&err)
-				s.log.WarnContext(listen, "rpc: not listening, trying on", "error", err)
+				s.log.WarnContext(listen, "rpc: not listening, trying on", "error", err, "action", trove.ActionOf(err))
 			})
 	}()
 	return s
@@ -191,17 +192,18 @@ type listener struct {
 	sources []<-chan amqp091.Delivery
 }
 
+// offsetHeader is the place of a message in a stream.
+const offsetHeader = "x-stream-offset"
+
 func (l *listener) open() error {
 	o, declare := l.opt, l.conn.Declare()
 	queues := []string{o.Topic}
 	if o.Server != "" {
 		queues = append(queues, o.Topic+"."+o.Server)
 	}
-	if o.Fanout {
-		l.fanout = amqp.FanoutName(o.Topic) + "_" + newID()
-	}
 	var err error
-	l.ch, err = l.session.Channel(func(ch *amqp091.Channel) error {
+	l.ch, err = l.session.Topology(func(ch *amqp091.Channel) (err error) {
+		l.tags, l.sources = nil, nil
 		if err := ch.Qos(o.Prefetch, 0, false); err != nil {
 			return err
 		}
@@ -212,29 +214,35 @@ func (l *listener) open() error {
 		} else if err := declareQueues(ch, declare, o.Exchange, queues); err != nil {
 			return err
 		}
-		if o.Fanout {
-			exchange, err := declare.FanoutExchange(ch, o.Topic)
-			if err != nil {
-				return err
-			}
-			if err := declare.TransientQueue(ch, l.fanout); err != nil {
-				return err
-			}
-			if err := ch.QueueBind(l.fanout, o.Topic, exchange, false, nil); err != nil {
-				return err
-			}
-			queues = append(queues, l.fanout)
-		}
 		for _, q := range queues {
-			tag := newID()
-			d, err := ch.Consume(q, tag, false, false, false, false, nil)
-			if err != nil {
+			if err := l.consume(ch, q, declare.ConsumerArguments()); err != nil {
 				return err
 			}
-			l.tags, l.sources = append(l.tags, tag), append(l.sources, d)
 		}
-		return nil
+		if !o.Fanout {
+			return nil
+		}
+		if l.fanout, err = declare.FanoutQueue(ch, o.Topic); err != nil {
+			return err
+		}
+		arguments := declare.ConsumerArguments()
+		if declare.StreamFanout {
+			arguments[offsetHeader] = "last"
+			if next := l.offset.Load(); next > 0 {
+				arguments[offsetHeader] = next
+			}
+		}
+		return l.consume(ch, l.fanout, arguments)
 	})
+	return err
+}
+
+func (l *listener) consume(ch *amqp091.Channel, queue string, arguments amqp091.Table) error {
+	tag := newID()
+	d, err := ch.Consume(queue, tag, false, false, false, false, arguments)
+	if err == nil {
+		l.tags, l.sources = append(l.tags, tag), append(l.sources, d)
+	}
 	return err
 }
 
@@ -275,6 +283,9 @@ func (l *listener) feed(listen context.Context, source <-chan amqp091.Delivery) 
 			if !ok {
 				return
 			}
+			if at, ok := d.Headers[offsetHeader].(int64); ok {
+				l.offset.Store(at + 1)
+			}
 			select {
 			case l.jobs <- d:
 			case <-listen.Done():
@@ -294,7 +305,7 @@ func (l *listener) cancel() {
 				return err
 			}
 		}
-		if l.fanout != "" {
+		if declare := l.conn.Declare(); l.fanout != "" && declare.Transient() && !declare.StreamFanout {
 			_, err := l.ch.QueueDelete(l.fanout, false, false, false)
 			return err
 		}
@@ -345,16 +356,16 @@ func onSession(ctx context.Context, conn *amqp.Conn, f func(*amqp091.Channel) er
 		return err
 	}
 	result := make(chan error, 1)
-	go func() { result <- s.Do(f) }() // ends with the session's own bound
+	go func() { result <- s.DoTopology(f) }() // ends with the session's own bound
 	select {
 	case err = <-result:
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if err != nil {
+	if _, ok := errors.AsType[*trove.Error](err); err != nil && !ok {
 		return trove.Errorf(trove.KindUnavailable, "message bus: %w", err)
 	}
-	return nil
+	return err
 }
 
 // decode gives the request in d.

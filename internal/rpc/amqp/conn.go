@@ -11,6 +11,7 @@
 package amqp
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -21,22 +22,29 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
 const (
-	heartbeat      = 60 * time.Second
-	dialTimeout    = 10 * time.Second
-	frameSize      = 131072
-	firstPause     = 200 * time.Millisecond
-	closeTimeout   = 5 * time.Second
-	defaultMaxWait = 10 * time.Second
+	defaultHeartbeat = 60 * time.Second
+	dialTimeout      = 10 * time.Second
+	frameSize        = 131072
+	firstPause       = 200 * time.Millisecond
+	closeTimeout     = 5 * time.Second
+	maxPause         = 10 * time.Second
+	// unacknowledged is how long the kernel waits for the other end to
+	// acknowledge what was sent: oslo.messaging's, for a network that is cut.
+	unacknowledged = 18 * time.Second
 )
 
 // Config says where the broker is and how to talk to it.
@@ -47,15 +55,35 @@ type Config struct {
 	URL string
 	// Name shows in the broker's list of connections; empty is the program's.
 	Name string
-	// Login method: AMQPLAIN (the default) or PLAIN.
+	// Login method: AMQPLAIN (the default), PLAIN, or EXTERNAL, which is the
+	// client's certificate.
 	LoginMethod string
-	// TLS is used with an amqps URL or ssl=true; nil is the system's trust.
+	// TLS is how to trust a broker and to be trusted; nil is the system's trust
+	// and no certificate.
 	TLS *tls.Config
+	// UseTLS asks for TLS whatever the URL says, which asks for it too as amqps
+	// or with ssl=true.
+	UseTLS bool
+	// Heartbeat is after how long a silent broker counts as dead, give or take
+	// half of it; 0 is a minute. The broker's own value applies if it is lower.
+	Heartbeat time.Duration
+	// Shuffle tries several hosts in another order each time around.
+	Shuffle bool
 	// Declare is the form of exchanges and queues.
 	Declare Declarations
-	// MaxPause bounds the pause between attempts to connect; 0 is 10 s.
-	MaxPause time.Duration
-	Log      *slog.Logger
+	Retry   Retry
+	Log     *slog.Logger
+}
+
+// Retry says how long to pause before another attempt to connect or publish.
+// Half of each pause is random, so that clients do not come back all at once.
+type Retry struct {
+	First time.Duration // the first pause; 0 is 200 ms
+	Step  time.Duration // by which it grows each time; 0 doubles it
+	Max   time.Duration // 0 is 10 s
+	// Lost is the pause after a connection is lost, 0 is First, and Splay at
+	// most is added to it at random.
+	Lost, Splay time.Duration
 }
 
 // Conn is a connection that is made again when it is lost. It is safe for
@@ -67,11 +95,12 @@ type Conn struct {
 	stop   context.CancelFunc
 	done   chan struct{}
 
-	mu      sync.Mutex
-	session *Session
-	lastErr error
-	changed chan struct{} // closed and replaced when session changes
-	closed  bool
+	mu       sync.Mutex
+	session  *Session
+	lastErr  error
+	changed  chan struct{} // closed and replaced when session changes
+	watchers []chan struct{}
+	closed   bool
 }
 
 // New checks cfg and starts to connect. It does not wait for the broker.
@@ -86,13 +115,11 @@ func New(cfg Config) (*Conn, error) {
 	switch cfg.LoginMethod {
 	case "":
 		cfg.LoginMethod = "AMQPLAIN"
-	case "AMQPLAIN", "PLAIN":
+	case "AMQPLAIN", "PLAIN", external:
 	default:
-		return nil, trove.Errorf(trove.KindBadRequest, "login method %q: want AMQPLAIN or PLAIN", cfg.LoginMethod)
+		return nil, trove.Errorf(trove.KindBadRequest, "login method %q: want AMQPLAIN, PLAIN or EXTERNAL", cfg.LoginMethod)
 	}
-	if cfg.MaxPause <= 0 {
-		cfg.MaxPause = defaultMaxWait
-	}
+	cfg.Heartbeat = cmp.Or(max(0, cfg.Heartbeat), defaultHeartbeat)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -101,6 +128,7 @@ func New(cfg Config) (*Conn, error) {
 	}
 	cfg.Name += ":" + strconv.Itoa(os.Getpid()) + ":" + rand.Text()
 	ctx, cancel := context.WithCancel(context.Background())
+	t.tls = t.tls || cfg.UseTLS
 	c := &Conn{cfg: cfg, target: t, log: cfg.Log, stop: cancel, done: make(chan struct{}), changed: make(chan struct{})}
 	go c.supervise(ctx)
 	return c, nil
@@ -164,20 +192,27 @@ func (c *Conn) Close(ctx context.Context) error {
 func (c *Conn) supervise(ctx context.Context) {
 	defer close(c.done)
 	defer c.set(nil, nil, true)
-	var failures int
-	for next := 0; ; next++ {
-		e := c.target.endpoints[next%len(c.target.endpoints)]
+	hosts := slices.Clone(c.target.endpoints)
+	for next, failures := 0, 0; ; next++ {
+		if next == len(hosts) {
+			next = 0
+			if c.cfg.Shuffle {
+				shuffle(hosts)
+			}
+		}
+		e := hosts[next]
 		s, err := c.connect(ctx, e)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
 			}
-			if failures == 0 {
+			if failures < len(hosts) {
 				c.log.WarnContext(ctx, "message bus: cannot connect, trying on", "broker", e.String(), "error", err)
 			}
 			c.set(nil, err, false)
 			failures++
-			if !pause(ctx, backoff(failures, c.cfg.MaxPause)) {
+			// All hosts are tried before the pause.
+			if failures%len(hosts) == 0 && !pause(ctx, c.cfg.Retry.pause(failures/len(hosts))) {
 				return
 			}
 			continue
@@ -190,8 +225,7 @@ func (c *Conn) supervise(ctx context.Context) {
 			c.log.WarnContext(ctx, "message bus: connection lost", "broker", e.String(), "error", s.err)
 			c.set(nil, s.err, false)
 			s.close()
-			failures = 1
-			if !pause(ctx, backoff(1, c.cfg.MaxPause)) {
+			if !pause(ctx, c.cfg.Retry.afterLoss()) {
 				return
 			}
 		case <-ctx.Done():
@@ -210,12 +244,54 @@ func (c *Conn) set(s *Session, err error, closed bool) {
 	}
 	close(c.changed)
 	c.changed = make(chan struct{})
+	if s != nil {
+		for _, w := range c.watchers {
+			signal(w)
+		}
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one that is not yet taken tells as much
+	}
+}
+
+// Connected gives a channel of the caller's own that gets a signal after each
+// login, the one in use included. A broker that was away may have forgotten
+// what it had confirmed: whoever keeps a record of that sends it again.
+func (c *Conn) Connected() <-chan struct{} {
+	w := make(chan struct{}, 1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watchers = append(c.watchers, w)
+	if c.session != nil {
+		signal(w)
+	}
+	return w
+}
+
+// Check tells, without waiting, whether messages can be published now. If not,
+// the error, of KindUnavailable, says whether there is no connection, and why,
+// or the broker takes no messages, and why.
+func (c *Conn) Check() error {
+	c.mu.Lock()
+	s, lastErr := c.session, c.lastErr
+	c.mu.Unlock()
+	if s == nil || s.ended() {
+		return trove.Errorf(trove.KindUnavailable, "no connection to the message bus: %w", cmp.Or(lastErr, errNotYet))
+	}
+	if b := s.blocked.Load(); b != nil {
+		return trove.Errorf(trove.KindUnavailable, "%w", b)
+	}
+	return nil
 }
 
 func (c *Conn) connect(ctx context.Context, e endpoint) (*Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	socket, err := new(net.Dialer).DialContext(ctx, e.network, e.address)
+	socket, err := (&net.Dialer{Control: giveUpOnSilence}).DialContext(ctx, e.network, e.address)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +314,7 @@ func (c *Conn) connect(ctx context.Context, e endpoint) (*Session, error) {
 	conn, err := amqp091.Open(socket, amqp091.Config{
 		SASL:       []amqp091.Authentication{authentication(c.cfg.LoginMethod, e)},
 		Vhost:      c.target.vhost,
-		Heartbeat:  heartbeat,
+		Heartbeat:  c.cfg.Heartbeat,
 		FrameSize:  frameSize,
 		Locale:     "en_US",
 		Properties: amqp091.Table{"product": "gotrove", "connection_name": c.cfg.Name},
@@ -250,25 +326,58 @@ func (c *Conn) connect(ctx context.Context, e endpoint) (*Session, error) {
 		}
 		return nil, fmt.Errorf("%s: %w", e, err)
 	}
-	return newSession(c, conn, socket, e.login), nil
+	login := e.login
+	if c.cfg.LoginMethod == external {
+		login = "" // the broker takes it from the certificate
+	}
+	return newSession(c, conn, socket, login), nil
 }
+
+// giveUpOnSilence ends a TCP connection whose other end does not acknowledge
+// what was sent; the heartbeat would find out later.
+func giveUpOnSilence(network, _ string, c syscall.RawConn) error {
+	if !strings.HasPrefix(network, "tcp") {
+		return nil
+	}
+	var err error
+	outer := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unacknowledged.Milliseconds()))
+	})
+	return errors.Join(outer, err)
+}
+
+const external = "EXTERNAL"
 
 func authentication(method string, e endpoint) amqp091.Authentication {
-	if method == "PLAIN" {
+	switch method {
+	case "PLAIN":
 		return &amqp091.PlainAuth{Username: e.login, Password: e.password}
+	case external:
+		return &amqp091.ExternalAuth{}
+	default:
+		return &amqp091.AMQPlainAuth{Username: e.login, Password: e.password}
 	}
-	return &amqp091.AMQPlainAuth{Username: e.login, Password: e.password}
 }
 
-// backoff is the pause before attempt n+1: it doubles up to limit, and half of
-// it is random so that clients do not come back all at once.
-func backoff(n int, limit time.Duration) time.Duration {
-	d := limit
-	if n < 20 {
-		d = min(limit, firstPause<<(n-1))
+// pause is that after n failures in a row, at least 1.
+func (r Retry) pause(n int) time.Duration {
+	d, limit := cmp.Or(r.First, firstPause), cmp.Or(r.Max, maxPause)
+	switch {
+	case r.Step > 0:
+		d += time.Duration(min(n-1, 1000)) * r.Step
+	case n < 20:
+		d <<= n - 1
+	default:
+		d = limit
 	}
-	return d/2 + mathrand.N(d/2+1)
+	return partlyRandom(min(d, limit))
 }
+
+func (r Retry) afterLoss() time.Duration {
+	return partlyRandom(cmp.Or(r.Lost, r.First, firstPause)) + mathrand.N(r.Splay+1)
+}
+
+func partlyRandom(d time.Duration) time.Duration { return d/2 + mathrand.N(d/2+1) }
 
 // pause waits for d; false means that ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {

@@ -47,6 +47,7 @@ var (
 	errLost       = errors.New("connection lost before the broker confirmed the message")
 	errChannel    = errors.New("the broker closed the channel")
 	errNacked     = errors.New("the broker refused the message")
+	errNotYet     = errors.New("not connected yet")
 )
 
 // Publish publishes p and returns when the broker has confirmed it. It tries
@@ -69,6 +70,9 @@ func (c *Conn) Publish(ctx context.Context, p Publishing) error {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
+			if b := s.blocked.Load(); b != nil {
+				last = b
+			}
 			return trove.Errorf(trove.KindUnavailable, "the message bus did not confirm a message in time: %w", because(ctx.Err(), last))
 		case !retriable(err):
 			return refusal(err)
@@ -77,7 +81,7 @@ func (c *Conn) Publish(ctx context.Context, p Publishing) error {
 		// this message.
 		alone = alone || errors.Is(err, errChannel)
 		last = err
-		if !pause(ctx, backoff(n, c.cfg.MaxPause)) {
+		if !pause(ctx, Retry{}.pause(n)) {
 			return trove.Errorf(trove.KindUnavailable, "the message bus did not take a message in time: %w", last)
 		}
 	}
@@ -103,6 +107,9 @@ func retriable(err error) bool {
 }
 
 func refusal(err error) error {
+	if _, ok := errors.AsType[*trove.Error](err); ok {
+		return err
+	}
 	kind := trove.KindUnavailable
 	if e, ok := errors.AsType[*amqp091.Error](err); ok {
 		switch e.Code {
@@ -127,6 +134,17 @@ func (s *Session) Send(ctx context.Context, p Publishing) (*Sent, error) {
 }
 
 func (s *Session) send(ctx context.Context, p Publishing, alone bool) (*Sent, error) {
+	if b := s.blocked.Load(); b != nil {
+		// Written now it would stay in the socket, and arrive when its
+		// sender has long given up.
+		select {
+		case <-b.over:
+		case <-s.done:
+			return nil, errLost
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", b, ctx.Err())
+		}
+	}
 	r := &request{p: p, alone: alone, answer: make(chan answer, 1)}
 	select {
 	case s.requests <- r:
@@ -274,8 +292,7 @@ func (p *publisher) declare(e Exchange) error {
 		case e.Passive:
 			return PassiveExchange(ch, e.Name)
 		case e.Fanout:
-			_, err := p.s.config.FanoutExchange(ch, e.Name)
-			return err
+			return p.s.config.FanoutExchange(ch, e.Name)
 		default:
 			return p.s.config.Exchange(ch, e.Name)
 		}

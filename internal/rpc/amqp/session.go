@@ -2,8 +2,10 @@ package amqp
 
 import (
 	"errors"
+	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
@@ -22,6 +24,7 @@ type Session struct {
 	done   chan struct{} // closed when the connection is lost or closed
 	err    error         // why, readable after done
 
+	blocked  atomic.Pointer[blockage]
 	requests chan *request // to the publisher
 	running  sync.WaitGroup
 }
@@ -33,15 +36,7 @@ func newSession(c *Conn, conn *amqp091.Connection, socket net.Conn, login string
 	}
 	closed := conn.NotifyClose(make(chan *amqp091.Error, 1))
 	blocked := conn.NotifyBlocked(make(chan amqp091.Blocking, 8))
-	s.running.Go(func() {
-		for b := range blocked {
-			if b.Active {
-				c.log.Warn("message bus: the broker takes no messages", "reason", b.Reason)
-			} else {
-				c.log.Info("message bus: the broker takes messages again")
-			}
-		}
-	})
+	s.running.Go(func() { s.watchBlocking(c.log, blocked) })
 	s.running.Go(func() {
 		if err := <-closed; err != nil {
 			s.err = err
@@ -52,6 +47,31 @@ func newSession(c *Conn, conn *amqp091.Connection, socket net.Conn, login string
 	})
 	s.running.Go(func() { newPublisher(s).run() })
 	return s
+}
+
+// blockage is a time in which the broker takes no messages, for want of memory
+// or disk.
+type blockage struct {
+	reason string
+	over   chan struct{}
+}
+
+// Error tells what it is, for the log and the health check.
+func (b *blockage) Error() string { return "the message bus takes no messages: " + b.reason }
+
+func (s *Session) watchBlocking(log *slog.Logger, blocked <-chan amqp091.Blocking) {
+	for b := range blocked {
+		before := s.blocked.Load()
+		switch {
+		case b.Active && before == nil:
+			log.Warn("message bus: the broker takes no messages", "reason", b.Reason)
+			s.blocked.Store(&blockage{reason: b.Reason, over: make(chan struct{})})
+		case !b.Active && before != nil:
+			log.Info("message bus: the broker takes messages again")
+			s.blocked.Store(nil)
+			close(before.over)
+		}
+	}
 }
 
 // Done is closed when the connection is lost.
@@ -87,14 +107,41 @@ func (s *Session) Channel(f func(ch *amqp091.Channel) error) (*amqp091.Channel, 
 	}
 	if err := f(ch); err != nil {
 		_ = ch.Close()
-		return nil, err
+		return nil, explain(err)
 	}
 	return ch, nil
+}
+
+// Topology is Channel for an f that declares queues: if one is on a node that
+// is down it is deleted, with what is in it, and f runs once more.
+func (s *Session) Topology(f func(ch *amqp091.Channel) error) (*amqp091.Channel, error) {
+	ch, err := s.Channel(f)
+	lost, ok := errors.AsType[*UnreachableQueue](err)
+	if !ok {
+		return ch, err
+	}
+	err = s.Do(func(ch *amqp091.Channel) error {
+		_, err := ch.QueueDelete(lost.Name, false, false, false)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.Channel(f)
 }
 
 // Do runs f on a channel of its own.
 func (s *Session) Do(f func(ch *amqp091.Channel) error) error {
 	ch, err := s.Channel(f)
+	if err != nil {
+		return err
+	}
+	return s.Bounded(ch.Close)
+}
+
+// DoTopology runs f, as Topology does, on a channel of its own.
+func (s *Session) DoTopology(f func(ch *amqp091.Channel) error) error {
+	ch, err := s.Topology(f)
 	if err != nil {
 		return err
 	}

@@ -84,9 +84,11 @@ func parseURL(s string) (target, error) {
 		t.endpoints = append(t.endpoints, e)
 	}
 	// Not all clients should try the same broker first.
-	rand.Shuffle(len(t.endpoints), func(i, j int) { t.endpoints[i], t.endpoints[j] = t.endpoints[j], t.endpoints[i] })
+	shuffle(t.endpoints)
 	return t, nil
 }
+
+func shuffle(e []endpoint) { rand.Shuffle(len(e), func(i, j int) { e[i], e[j] = e[j], e[i] }) }
 
 func (t target) unix(userinfo, socket string) (target, error) {
 	if socket == "" {

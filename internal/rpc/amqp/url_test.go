@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -55,13 +56,23 @@ func TestParseURLRefuses(t *testing.T) {
 	}
 }
 
-func TestBackoff(t *testing.T) {
-	for n := 1; n < 100; n++ {
-		if d := backoff(n, defaultMaxWait); d < firstPause/2 || d > defaultMaxWait {
-			t.Errorf("%d: %v", n, d)
+func TestRetry(t *testing.T) {
+	osloDefault := Retry{First: time.Second, Step: 2 * time.Second, Max: 30 * time.Second}
+	for _, c := range []struct {
+		retry Retry
+		n     int
+		most  time.Duration
+	}{
+		{Retry{}, 1, firstPause}, {Retry{}, 2, 2 * firstPause}, {Retry{}, 10, maxPause}, {Retry{}, 1 << 40, maxPause},
+		{osloDefault, 1, time.Second}, {osloDefault, 2, 3 * time.Second}, {osloDefault, 1 << 40, 30 * time.Second},
+	} {
+		for range 20 {
+			if d := c.retry.pause(c.n); d < c.most/2 || d > c.most {
+				t.Errorf("%+v, failure %d: %v, want half of %v to all of it", c.retry, c.n, d, c.most)
+			}
 		}
 	}
-	if d := backoff(99, defaultMaxWait); d < defaultMaxWait/2 {
+	if d := (Retry{Lost: 10, Splay: 1000}).afterLoss(); d < 5 || d > 1010 {
 		t.Error(d)
 	}
 }
