@@ -111,6 +111,8 @@ type Agent struct {
 	transition bool
 	// stopPrepare ends a running prepare.
 	stopPrepare context.CancelCauseFunc
+	// fullAt is when watchDisk last found the disk full.
+	fullAt time.Time
 }
 
 // New makes the agent of an instance, reading its state. It starts nothing.

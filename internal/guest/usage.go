@@ -183,9 +183,11 @@ const (
 	roomToRun = 64 << 10
 	// roomToFail is more than an engine that ended over a full disk gives back.
 	roomToFail = 16 << 20
-	// fullLooks is how often in a row, each a part of Timing.FullGrace apart, a
-	// disk must be full.
-	fullLooks = 5
+	// lookEvery is how often a disk is looked at while it may stop an engine.
+	lookEvery = 50 * time.Millisecond
+	// fullLately is how long after a disk was full a failure is put down to it:
+	// what failed has perhaps cleaned up.
+	fullLately = 5 * time.Second
 )
 
 // fewerThan reports whether fewer than n bytes are left of the volume's disk.
@@ -197,7 +199,10 @@ func (a *Agent) fewerThan(n int64) bool {
 // blameDisk gives what failed on a full disk that cause. Engines, and what they
 // start, name it in many ways or in a log that is full too.
 func (a *Agent) blameDisk(err error) error {
-	if err == nil || errors.Is(err, errFull) || !a.fewerThan(roomToFail) {
+	a.mu.Lock()
+	lately := !a.fullAt.IsZero() && time.Since(a.fullAt) < fullLately
+	a.mu.Unlock()
+	if err == nil || errors.Is(err, errFull) || !lately && !a.fewerThan(roomToFail) {
 		return err
 	}
 	return trove.Errorf(trove.KindGuest, "The disk of %s is full: %w", a.cfg.VolumeDir, err).
@@ -211,19 +216,27 @@ var errFull = errors.New("the database server waits for room")
 // for a while: there are servers that wait for room without an end, and say so
 // only in a log that is full too. It returns when ctx ends.
 func (a *Agent) watchDisk(ctx context.Context, giveUp context.CancelCauseFunc) {
-	tick := time.NewTicker(a.cfg.Timing.FullGrace / fullLooks)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	for full := 0; ; {
+	var since time.Time // when it was found full, of one time without a gap
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 		if !a.fewerThan(roomToRun) {
-			full = 0
+			since = time.Time{}
 			continue
 		}
-		if full++; full == fullLooks {
+		now := time.Now()
+		if since.IsZero() {
+			since = now
+		}
+		a.mu.Lock()
+		a.fullAt = now
+		a.mu.Unlock()
+		if now.Sub(since) >= a.cfg.Timing.FullGrace {
 			giveUp(trove.Errorf(trove.KindGuest, "The disk of %s is full: %w.", a.cfg.VolumeDir, errFull).
 				WithAction("Make room on the file system that holds it."))
 			return

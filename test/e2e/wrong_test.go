@@ -187,54 +187,6 @@ func (s *standalone) mount(options string) {
 	s.mounted = true
 }
 
-// fillUp leaves n bytes free below the data directory, until empty is called.
-func (s *standalone) fillUp(n int64) (empty func()) {
-	s.t.Helper()
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(s.home, &fs); err != nil {
-		s.t.Fatal(err)
-	}
-	f, err := os.Create(filepath.Join(s.home, "filler"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer f.Close()
-	if err := syscall.Fallocate(int(f.Fd()), 0, 0, int64(fs.Bfree)*fs.Bsize-n); err != nil {
-		s.t.Fatal(err)
-	}
-	return func() {
-		s.t.Helper()
-		if err := os.Remove(f.Name()); err != nil {
-			s.t.Fatal(err)
-		}
-	}
-}
-
-func TestFullDisk(t *testing.T) {
-	t.Parallel()
-	needRoot(t)
-	s := prepare(t)
-	s.mount("size=1g")
-	s.start()
-	again := func() {
-		t.Helper()
-		for _, i := range s.both(10) {
-			s.remove(i.ID)
-		}
-		s.exactly()
-	}
-	again() // and nothing is made ready in the background any more
-	// Room for the control plane, not for an engine.
-	for _, datastore := range datastores {
-		empty := s.fillUp(8 << 20)
-		s.creationFails(datastore, "disk", "is full")
-		empty()
-	}
-	s.exactly()
-	s.quota(0)
-	again()
-}
-
 func TestReadOnly(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
