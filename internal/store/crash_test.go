@@ -20,12 +20,9 @@ import (
 // crashFile names the database of the child process that TestPowerCut kills.
 const crashFile = "GOTROVE_STORE_CRASH_FILE"
 
-func TestMain(m *testing.M) {
-	if path := os.Getenv(crashFile); path != "" {
-		fmt.Fprintln(os.Stderr, churn(path))
-		os.Exit(1) // it is to be killed
-	}
-	os.Exit(m.Run())
+func crash(path string) {
+	fmt.Fprintln(os.Stderr, churn(path))
+	os.Exit(1) // it is to be killed
 }
 
 // churn writes until it is killed: four writers that create, change and delete

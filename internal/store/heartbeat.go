@@ -81,8 +81,7 @@ func (t *tx) newer(ctx context.Context, id, method string, sent float64) (bool, 
 	if err != nil || n > 0 {
 		return n > 0, err
 	}
-	n, err = t.exec(ctx, t.s.d.upsert("conductor_lastseen", []string{"instance_id", "method_name"}, nil, "sent"), id, method, sent)
-	return n > 0, err
+	return t.insertNew(ctx, "conductor_lastseen", []string{"instance_id", "method_name", "sent"}, id, method, sent)
 }
 
 // acknowledge deletes rows of the outbox that this guest, and no other, had to

@@ -10,8 +10,8 @@ import (
 // there is to write could otherwise add up.
 const maxPrepared = 256
 
-// prepared keeps the compiled statements of one pool of connections: compiling
-// costs SQLite more than running them.
+// prepared keeps the compiled statements of one pool of connections, each
+// compiled once on each of them: compiling costs more than running.
 //
 // A statement is compiled after the transaction that first used it. Within a
 // transaction it could not be, for every connection may be in use.
@@ -25,8 +25,12 @@ type prepared struct {
 
 func newPrepared(db *sql.DB) *prepared { return &prepared{db: db, stmts: map[string]*sql.Stmt{}} }
 
-// get gives the compiled statement, or nil and takes note that it is wanted.
+// get gives the compiled statement, or nil and takes note that it is wanted. A
+// nil p has none.
 func (p *prepared) get(query string) *sql.Stmt {
+	if p == nil {
+		return nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	stmt, known := p.stmts[query]
@@ -40,6 +44,9 @@ func (p *prepared) get(query string) *sql.Stmt {
 // compile compiles what was wanted. What cannot be compiled now, because ctx
 // ends, will be wanted again.
 func (p *prepared) compile(ctx context.Context) {
+	if p == nil {
+		return
+	}
 	p.mu.Lock()
 	wanted := p.wanted
 	p.wanted = nil

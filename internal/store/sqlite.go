@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/pressly/goose/v3"
 	"golang.org/x/sys/unix"
@@ -62,29 +61,23 @@ func sqliteDialect() *dialect {
 		migrations:  "migrations/sqlite",
 		goose:       goose.DialectSQLite3,
 		bind:        func(q string) string { return q },
+		keep:        true,
+		bigint:      "?",
 		nowMicros:   "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)",
 		quote:       func(name string) string { return `"` + name + `"` },
-		onConflict:  sqliteOnConflict,
-		retryable:   func(err error) bool { return sqliteCode(err, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) },
+		onConflict:  onConflict,
+		verdict:     sqliteVerdict,
 		full:        fullSQLite,
 		explain:     explainSQLite,
 		tableExists: "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = ?",
 	}
 }
 
-func sqliteOnConflict(keys, set []string) string {
-	if len(set) == 0 {
-		return "ON CONFLICT DO NOTHING"
+func sqliteVerdict(err error) verdict {
+	if sqliteCode(err, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) {
+		return again
 	}
-	q := func(name string) string { return `"` + name + `"` }
-	var ks, ss []string
-	for _, k := range keys {
-		ks = append(ks, q(k))
-	}
-	for _, c := range set {
-		ss = append(ss, q(c)+" = excluded."+q(c))
-	}
-	return "ON CONFLICT (" + strings.Join(ks, ", ") + ") DO UPDATE SET " + strings.Join(ss, ", ")
+	return final
 }
 
 // sqliteCode reports whether err has one of these primary result codes.

@@ -1,11 +1,9 @@
 package store_test
 
 import (
-	"path/filepath"
 	"testing"
 
 	"github.com/gotrove/gotrove/internal/store"
-	"github.com/gotrove/gotrove/internal/store/storetest"
 )
 
 func openAt(t *testing.T, path string) *store.Store {
@@ -23,9 +21,4 @@ func openAt(t *testing.T, path string) *store.Store {
 		t.Fatal(err)
 	}
 	return s
-}
-
-func TestSQLite(t *testing.T) {
-	t.Parallel()
-	storetest.Run(t, func(t *testing.T) *store.Store { return openAt(t, filepath.Join(t.TempDir(), "a ?%#b.db")) })
 }

@@ -15,6 +15,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -22,12 +23,17 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
 // Config says where the database is.
 type Config struct {
+	// URL is [database] connection: mysql+pymysql://, postgresql:// or
+	// sqlite:////path. Path is used if it is empty.
+	URL  secret.String
 	Path string // file of an SQLite database; made, with mode 0600, if missing
+	Pool Pool
 	// Clock gives the time written into rows; time.Now if nil. Leases and what
 	// is compared with them use the database's own clock instead.
 	Clock func() time.Time
@@ -40,8 +46,36 @@ type Config struct {
 	MakeRoom func() bool
 }
 
-// callTimeout bounds one call, whatever deadline its ctx has.
-const callTimeout = 30 * time.Second
+// Pool bounds the connections to a database server; SQLite has its own rule.
+// Zero values are oslo.db's defaults.
+type Pool struct {
+	Size     int           // connections kept open without work; 5
+	Overflow int           // how many more there may be for a time; 50, no limit if below 0
+	Recycle  time.Duration // age at which a connection is replaced; an hour
+	// Retries is how often Open tries again to reach a server, Interval apart
+	// (10 s); no limit if below 0.
+	Retries  int
+	Interval time.Duration
+}
+
+func (p Pool) apply(db *sql.DB) {
+	size, overflow := cmp.Or(p.Size, 5), cmp.Or(p.Overflow, 50)
+	if overflow >= 0 {
+		db.SetMaxOpenConns(size + overflow)
+	}
+	db.SetMaxIdleConns(size)
+	db.SetConnMaxLifetime(cmp.Or(p.Recycle, time.Hour))
+	// Before the server ends it for having no work.
+	db.SetConnMaxIdleTime(idleTimeout)
+}
+
+// Bounds in time.
+const (
+	callTimeout = 30 * time.Second // of one call, whatever deadline its ctx has
+	dialTimeout = 10 * time.Second
+	lockTimeout = 10 * time.Second // of waiting for a row that another has
+	idleTimeout = time.Minute      // of a connection without work
+)
 
 // Store is an open database. Its methods may be called concurrently.
 type Store struct {
@@ -61,29 +95,91 @@ type Store struct {
 	closed     atomic.Bool
 
 	outboxHints hints
+	relay       atomic.Pointer[string] // who publishes what this process writes
 	workHints   hints
 }
 
 // Open opens the database and makes sure that it answers. It is to be
-// migrated before its first use. Errors are KindUnavailable and name the file.
+// migrated before its first use. Errors are KindUnavailable, KindBadRequest for
+// a URL that is wrong; they name the database, never the password.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	s := &Store{d: sqliteDialect(), clock: c.Clock, log: c.Log, makeRoom: c.MakeRoom, walPath: c.Path + "-wal"}
+	s := &Store{clock: c.Clock, log: c.Log, makeRoom: c.MakeRoom}
 	if s.clock == nil {
 		s.clock = time.Now
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	var err error
-	if s.writer, s.reader, err = openSQLite(c.Path); err != nil {
-		return nil, err
+	at := target{engine: engineSQLite, path: c.Path}
+	if !c.URL.IsZero() {
+		var err error
+		if at, err = parseURL(c.URL.Reveal()); err != nil {
+			return nil, err
+		}
 	}
-	s.writes, s.reads = newPrepared(s.writer), newPrepared(s.reader)
+	for n := 0; ; n++ {
+		err := s.open(ctx, at, c.Pool)
+		if err == nil {
+			return s, nil
+		}
+		if n == c.Pool.Retries || !trove.IsKind(err, trove.KindUnavailable) {
+			return nil, err
+		}
+		s.log.WarnContext(ctx, "the database cannot be opened yet", "error", err)
+		t := time.NewTimer(cmp.Or(c.Pool.Interval, 10*time.Second))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil, err
+		case <-t.C:
+		}
+	}
+}
+
+func (s *Store) open(ctx context.Context, at target, p Pool) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	switch at.engine {
+	case engineSQLite:
+		s.d, s.walPath = sqliteDialect(), at.path+"-wal"
+		if s.writer, s.reader, err = openSQLite(at.path); err != nil {
+			return err
+		}
+	case engineMySQL:
+		var f flavor
+		s.d = mysqlDialect(f)
+		if s.writer, f, err = openMySQL(ctx, at, p, s.log); err != nil {
+			return s.cannotOpen(at, err)
+		}
+		s.d, s.reader = mysqlDialect(f), s.writer
+	case enginePostgres:
+		s.d = postgresDialect()
+		if s.writer, err = openPostgres(at, p, s.log); err != nil {
+			return s.cannotOpen(at, err)
+		}
+		s.reader = s.writer
+	}
+	if s.d.keep {
+		s.writes = newPrepared(s.writer)
+		if s.reads = s.writes; s.reader != s.writer {
+			s.reads = newPrepared(s.reader)
+		}
+	}
 	if err := s.Ping(ctx); err != nil {
 		_ = s.Close()
-		return nil, trove.Errorf(trove.KindUnavailable, "cannot open the database %s: %w", c.Path, err)
+		s.closed.Store(false)
+		return s.cannotOpen(at, err)
 	}
-	return s, nil
+	return nil
+}
+
+// cannotOpen names the database. What is wrong with its URL keeps its kind.
+func (s *Store) cannotOpen(at target, err error) error {
+	err = s.classify(err, "open")
+	if trove.IsKind(err, trove.KindBadRequest) {
+		return err
+	}
+	return trove.Errorf(trove.KindUnavailable, "cannot open the database %s: %w", at, err)
 }
 
 // Ping makes sure that the database answers.
@@ -99,7 +195,11 @@ func (s *Store) Ping(ctx context.Context) error {
 // Close waits for calls under way and closes the database.
 func (s *Store) Close() error {
 	s.closed.Store(true)
-	return errors.Join(s.reader.Close(), s.writer.Close())
+	err := s.writer.Close()
+	if s.reader != s.writer {
+		err = errors.Join(s.reader.Close(), err)
+	}
+	return err
 }
 
 // Stats are counters since Open.

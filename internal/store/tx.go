@@ -6,35 +6,51 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/gotrove/gotrove/internal/trove"
 )
 
-// busyRetries is how often a transaction is begun anew because another process
-// holds the database, on top of the engine's own waiting.
+// busyRetries is how often a transaction is begun anew because others were in
+// its way, on top of the engine's own waiting.
 const busyRetries = 12
+
+// lostRetries is the same for a connection that was lost.
+const lostRetries = 3
 
 // session runs statements, in a transaction or out of one.
 type session struct {
 	s        *Store
-	tx       *sql.Tx
-	prepared *prepared
+	db       *sql.DB
+	tx       *sql.Tx   // nil: each statement is for itself
+	prepared *prepared // nil: the driver keeps compiled statements
 }
 
 // run runs a statement, compiled if it has been already.
 func (c session) run(ctx context.Context, query string, args []any) (sql.Result, error) {
 	query = c.s.d.bind(query)
-	if stmt := c.prepared.get(query); stmt != nil {
+	switch stmt := c.prepared.get(query); {
+	case stmt != nil && c.tx != nil:
 		return c.tx.StmtContext(ctx, stmt).ExecContext(ctx, args...)
+	case stmt != nil:
+		return stmt.ExecContext(ctx, args...)
+	case c.tx != nil:
+		return c.tx.ExecContext(ctx, query, args...)
 	}
-	return c.tx.ExecContext(ctx, query, args...)
+	return c.db.ExecContext(ctx, query, args...)
 }
 
 // query is run for a statement that gives rows.
 func (c session) query(ctx context.Context, query string, args []any) (*sql.Rows, error) {
 	query = c.s.d.bind(query)
-	if stmt := c.prepared.get(query); stmt != nil {
+	switch stmt := c.prepared.get(query); {
+	case stmt != nil && c.tx != nil:
 		return c.tx.StmtContext(ctx, stmt).QueryContext(ctx, args...)
+	case stmt != nil:
+		return stmt.QueryContext(ctx, args...)
+	case c.tx != nil:
+		return c.tx.QueryContext(ctx, query, args...)
 	}
-	return c.tx.QueryContext(ctx, query, args...)
+	return c.db.QueryContext(ctx, query, args...)
 }
 
 // exec runs a statement and returns how many rows matched it.
@@ -80,6 +96,39 @@ func (c session) one(ctx context.Context, query string, args []any, dest ...any)
 type tx struct {
 	session
 	outbox, work bool
+	// repeated: the same was done before, and whether that was committed is
+	// not known. Nothing that was may be an error now.
+	repeated bool
+}
+
+// insertNew writes one row, unless there is one like it, by any of its unique
+// keys. It reports whether it did.
+func (t *tx) insertNew(ctx context.Context, table string, columns []string, args ...any) (bool, error) {
+	query := t.s.d.insert(table, 1, columns)
+	if t.s.d.duplicate == nil {
+		n, err := t.exec(ctx, query+" "+t.s.d.onConflict(nil, nil), args...)
+		return n > 0, err
+	}
+	_, err := t.exec(ctx, query, args...)
+	if err != nil && t.s.d.duplicate(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// lock keeps other transactions from an instance until this one ends: those
+// that change an instance, or decide on what they read of it, begin with it. It
+// reports whether the instance is there and whether it is not deleted.
+func (t *tx) lock(ctx context.Context, id string) (found, live bool, err error) {
+	var is string
+	var deleted sql.NullBool
+	if _, err := t.one(ctx, "SELECT id, deleted FROM instances WHERE id = ?"+t.s.d.forUpdate, []any{id}, &is, &deleted); err != nil {
+		return false, false, err
+	}
+	// The collation of a database that the original made may take another id
+	// for the same.
+	found = is == id && id != ""
+	return found, found && deleted.Valid && !deleted.Bool, nil
 }
 
 // outboxChanged and workChanged wake those who wait for rows, once the
@@ -88,29 +137,48 @@ func (t *tx) outboxChanged() { t.outbox = true }
 func (t *tx) workChanged()   { t.work = true }
 
 // tx runs f in a transaction that writes, and commits it if f returns nil. f
-// is run again if the database was busy, and if its disk was full and room was
-// made: it must set what it captures afresh.
+// is run again if others were in its way, if the connection was lost, and if the
+// disk was full and room was made: it must set what it captures afresh. Where
+// a COMMIT got no answer, f runs again as repeated; if that is not possible, the
+// error says that nobody knows.
 func (s *Store) tx(ctx context.Context, f func(ctx context.Context, t *tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	unknown, gone := false, 0
 	for n := 0; ; n++ {
-		err := s.txOnce(ctx, f)
+		committing, err := s.txOnce(ctx, unknown, f)
 		for err != nil && ctx.Err() == nil && s.roomMade(err) {
-			err = s.txOnce(ctx, f)
+			committing, err = s.txOnce(ctx, unknown, f)
 		}
-		if err == nil || n == busyRetries || !s.d.retryable(err) {
+		v := final
+		if err != nil {
+			v = s.d.verdict(err)
+		}
+		unknown = unknown || committing && v == lost
+		if v == lost {
+			gone++
+		}
+		if err == nil || v == final || n == busyRetries || gone > lostRetries || !s.pause(ctx, n) {
+			if err != nil && unknown && v == lost {
+				return &trove.Error{Kind: trove.KindUnavailable, Err: err, Message: "The database was lost while it was told to keep a change: whether it did is not known.",
+					Action: "Look whether the change was made before you try again."}
+			}
 			return err
 		}
-		// 5 ms doubling to 640 ms, each between half and the whole of it.
-		pause := 5 * time.Millisecond << min(n, 7)
-		pause = pause/2 + rand.N(pause/2)
-		t := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return err
-		case <-t.C:
-		}
+	}
+}
+
+// pause waits before the try after number n, reporting whether ctx lasts: 5 ms
+// doubling to 640 ms, each between half and the whole of it.
+func (s *Store) pause(ctx context.Context, n int) bool {
+	d := 5 * time.Millisecond << min(n, 7)
+	t := time.NewTimer(d/2 + rand.N(d/2))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 
@@ -119,22 +187,23 @@ func (s *Store) roomMade(err error) bool {
 	return s.makeRoom != nil && s.d.full != nil && s.d.full(err) && s.makeRoom()
 }
 
-func (s *Store) txOnce(ctx context.Context, f func(ctx context.Context, t *tx) error) error {
+// txOnce is one try of tx. committing: err came from the COMMIT.
+func (s *Store) txOnce(ctx context.Context, repeated bool, f func(ctx context.Context, t *tx) error) (committing bool, err error) {
 	sqlTx, err := s.writer.BeginTx(ctx, nil)
 	if err != nil {
-		return s.classify(err, "BEGIN")
+		return false, s.classify(err, "BEGIN")
 	}
 	defer s.writes.compile(ctx)
-	t := &tx{session: session{s, sqlTx, s.writes}}
+	t := &tx{session: session{s, s.writer, sqlTx, s.writes}, repeated: repeated}
 	if err := f(ctx, t); err != nil {
 		if rerr := sqlTx.Rollback(); rerr != nil && !errors.Is(rerr, sql.ErrTxDone) {
 			// The engine may have done it already, as after a full disk.
 			s.log.DebugContext(ctx, "rolling a transaction back failed", "error", rerr)
 		}
-		return err
+		return false, err
 	}
 	if err := sqlTx.Commit(); err != nil {
-		return s.classify(err, "COMMIT")
+		return true, s.classify(err, "COMMIT")
 	}
 	if t.outbox {
 		s.outboxHints.send()
@@ -142,18 +211,14 @@ func (s *Store) txOnce(ctx context.Context, f func(ctx context.Context, t *tx) e
 	if t.work {
 		s.workHints.send()
 	}
-	return nil
+	return false, nil
 }
 
-// read runs f over one snapshot of the database.
+// read runs statements of f one by one: what they see is committed, but it may
+// change between one and the next.
 func (s *Store) read(ctx context.Context, f func(ctx context.Context, c session) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	sqlTx, err := s.reader.BeginTx(ctx, nil)
-	if err != nil {
-		return s.classify(err, "BEGIN")
-	}
 	defer s.reads.compile(ctx)
-	defer sqlTx.Rollback() //nolint:errcheck // nothing was written
-	return f(ctx, session{s, sqlTx, s.reads})
+	return f(ctx, session{s, s.reader, nil, s.reads})
 }

@@ -106,10 +106,10 @@ func (s *Store) AcceptWork(ctx context.Context, w NewWork) (accepted bool, err e
 			return err
 		}
 		created := max(now, newest.Int64+1)
-		n, err := t.exec(ctx, `INSERT INTO work (id, kind, subject, request_id, rpc_context, step, state, run_at, outcome, created)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) `+s.d.onConflict([]string{"request_id"}, nil),
-			w.ID, w.Kind, w.Subject, w.RequestID, string(w.RPCContext), w.Step, string(w.State), now, string(trove.OperationPending), created)
-		if accepted = n > 0; err != nil || !accepted {
+		if accepted, err = t.insertNew(ctx, "work",
+			[]string{"id", "kind", "subject", "request_id", "rpc_context", "step", "state", "run_at", "outcome", "created"},
+			w.ID, w.Kind, w.Subject, w.RequestID, string(w.RPCContext), w.Step, string(w.State), now, string(trove.OperationPending), created,
+		); err != nil || !accepted {
 			return err
 		}
 		t.workChanged()
@@ -224,7 +224,7 @@ func (s *Store) SaveWork(ctx context.Context, u WorkUpdate) (saved WorkSaved, er
 			outcome, ended = u.Finished, now
 		}
 		n, err := t.exec(ctx, `UPDATE work SET step = ?, state = ?, attempt = ?, deadline_at = ?, version = version + 1,
-			lease_owner = ?, lease_until = ?, run_at = CASE WHEN wakes > ? THEN ? ELSE ? END,
+			lease_owner = ?, lease_until = ?, run_at = CASE WHEN wakes > ? THEN `+s.d.bigint+" ELSE "+s.d.bigint+` END,
 			outcome = ?, ended = ?, error = ?, action = ?
 			WHERE id = ? AND version = ? AND lease_owner = ?`,
 			u.Step, string(u.State), u.Attempt, micros(u.Deadline), owner, until, u.SeenWakes, now, now+u.RunIn.Microseconds(),
