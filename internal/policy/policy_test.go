@@ -49,11 +49,20 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+func parse(t *testing.T, text string) policy.Check {
+	t.Helper()
+	c, err := policy.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func TestRulesLaidOverTheDefaults(t *testing.T) {
 	e := policy.New(map[string]policy.Check{
-		"context_is_admin": policy.Role("dbadmin"),
+		"context_is_admin": parse(t, "role:dbadmin"),
 		"instance:delete":  policy.Never(),
-		"instance:index":   policy.Rule("no such rule"),
+		"instance:index":   parse(t, "not rule:admin_or_owner"),
 	})
 	creds := policy.Creds{ProjectID: "p1", Roles: []string{"dbadmin"}}
 	if !e.Admin(creds) {
