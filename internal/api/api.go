@@ -45,7 +45,7 @@ type Config struct {
 	MaxBody         int64         // bytes of a request's body; 1 MiB
 	ReadTimeout     time.Duration // for a request's body; 30 s
 	HeartbeatExpiry time.Duration // after which an agent counts as gone; 90 s
-	UsageTimeout    time.Duration // for the guest's answer in a show; 1 s
+	UsageTimeout    time.Duration // for the guest's answer in a show; 800 ms
 	GuestDeadline   time.Duration // for casts to a guest; 15 min
 	SettleTimeout   time.Duration // for earlier casts to be handled, before a guest is asked; 3 s
 
@@ -65,7 +65,7 @@ func (c Config) withDefaults() Config {
 	set(&c.MaxBody, 1<<20)
 	set(&c.ReadTimeout, 30*time.Second)
 	set(&c.HeartbeatExpiry, 90*time.Second)
-	set(&c.UsageTimeout, time.Second)
+	set(&c.UsageTimeout, 800*time.Millisecond) // the whole answer within a second
 	set(&c.GuestDeadline, 15*time.Minute)
 	set(&c.SettleTimeout, 3*time.Second)
 	set(&c.MaxStreams, 256)
@@ -115,7 +115,7 @@ type Store interface {
 
 	Operations(ctx context.Context, instanceID string, limit int) ([]trove.Operation, error)
 	Events(ctx context.Context, instanceID string, after int64, limit int) ([]trove.OperationEvent, error)
-	WorkChanged() (changed <-chan struct{}, cancel func())
+	EventsAdded(instanceID string) (added <-chan struct{}, cancel func())
 }
 
 // Guest asks guest agents; each call has its own deadline.
