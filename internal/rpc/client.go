@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -36,7 +37,9 @@ type ClientOptions struct {
 	Passive bool
 	// MaxBody bounds a request and a reply, in bytes; 0 is wire.DefaultMaxBody.
 	MaxBody int
-	Log     *slog.Logger
+	// Seal seals requests and opens their replies; nil leaves them in clear.
+	Seal Sealer
+	Log  *slog.Logger
 }
 
 // Client sends requests over a connection and waits for their replies on a
@@ -106,6 +109,9 @@ func (c *Client) Cast(ctx context.Context, m Message) error {
 	if err != nil {
 		return trove.Errorf(trove.KindInternal, "%s: %w", m.Method, err)
 	}
+	if _, err := c.seal(ctx, m, &r); err != nil {
+		return err
+	}
 	p, err := c.publishing(m, r)
 	if err != nil {
 		return err
@@ -131,6 +137,10 @@ func (c *Client) Call(ctx context.Context, m Message, result any) error {
 		return trove.Errorf(trove.KindInternal, "%s: %w", m.Method, err)
 	}
 	r.MsgID, r.ReplyQueue = newID(), road.queue
+	open, err := c.seal(ctx, m, &r)
+	if err != nil {
+		return err
+	}
 	p, err := c.publishing(m, r)
 	if err != nil {
 		return err
@@ -146,7 +156,7 @@ func (c *Client) Call(ctx context.Context, m Message, result any) error {
 	for {
 		select {
 		case reply := <-wait.reply:
-			return decodeResult(m, reply, result)
+			return decodeResult(m, open, reply, result)
 		case <-confirmed:
 			if err := sent.Err(); err != nil {
 				return unsent(ctx, m, err)
@@ -177,7 +187,12 @@ func unsent(ctx context.Context, m Message, err error) error {
 	return trove.Errorf(trove.KindUnavailable, "call of %s: the message bus did not take it: %w", m.Method, err)
 }
 
-func decodeResult(m Message, reply wire.Reply, result any) error {
+func decodeResult(m Message, open ReplyCodec, reply wire.Reply, result any) error {
+	if open != nil {
+		if err := open(&reply); err != nil {
+			return fmt.Errorf("the reply of %s to %s cannot be believed: %w", m.Topic, m.Method, err)
+		}
+	}
 	if reply.Failure != nil {
 		return remoteError(reply.Failure)
 	}

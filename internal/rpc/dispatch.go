@@ -20,6 +20,11 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 		s.acknowledged(d.Reject(false))
 		return
 	}
+	opened, err := s.open(work, d.UserId, &r)
+	if err != nil {
+		s.refuse(listen, work, d, r, err)
+		return
+	}
 	call := r.MsgID != ""
 	id := keyOf(d.UserId, r.UniqueID)
 	ctx := WithContext(work, contextFromWire(r.Context))
@@ -50,9 +55,9 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 		}
 	}
 	in := &Incoming{Method: r.Method, Version: r.Version, Namespace: r.Namespace, Args: r.Args,
-		UniqueID: r.UniqueID, Call: call, Sender: d.UserId}
+		UniqueID: r.UniqueID, Call: call, Sender: d.UserId, Sealed: opened.Sealed, SealedBy: opened.Instance}
 	if call {
-		s.serveCall(listen, ctx, r, in)
+		s.serveCall(listen, ctx, r, in, opened.Reply)
 		s.seen.end(id, true)
 		return
 	}
@@ -70,7 +75,7 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 	s.acknowledged(d.Ack(false))
 }
 
-func (s *Server) serveCall(listen, ctx context.Context, r wire.Request, in *Incoming) {
+func (s *Server) serveCall(listen, ctx context.Context, r wire.Request, in *Incoming, seal ReplyCodec) {
 	stop := s.replies.heartbeat(listen, ctx, r)
 	result, err := s.handle(ctx, in)
 	stop()
@@ -83,6 +88,12 @@ func (s *Server) serveCall(listen, ctx context.Context, r wire.Request, in *Inco
 	if err != nil {
 		s.log.InfoContext(ctx, "rpc: call failed", "method", r.Method, "unique_id", r.UniqueID, "error", err)
 		reply.Result, reply.Failure = nil, failureOf(err)
+	}
+	if seal != nil {
+		if err := seal(&reply); err != nil {
+			s.log.ErrorContext(ctx, "rpc: reply dropped: it cannot be sealed", "method", r.Method, "error", err)
+			return
+		}
 	}
 	s.replies.send(listen, ctx, r.ReplyQueue, reply)
 }

@@ -48,6 +48,8 @@ type Incoming struct {
 	UniqueID  string
 	Call      bool   // the sender waits for a reply
 	Sender    string // the login the broker vouches for (user_id), may be empty
+	Sealed    bool   // it was sealed, and an Opener opened it
+	SealedBy  string // the instance whose key it was sealed with; empty if that was no instance's
 }
 
 // Handler answers requests. For a cast the request is acknowledged only after

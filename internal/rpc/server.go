@@ -51,7 +51,9 @@ type ServerOptions struct {
 	Repeats bool
 	// MaxBody bounds a request, in bytes; 0 is wire.DefaultMaxBody.
 	MaxBody int
-	Log     *slog.Logger
+	// Open opens requests and seals their replies; nil takes them as they come.
+	Open Opener
+	Log  *slog.Logger
 }
 
 // Server hands the requests of a topic to a Handler.
