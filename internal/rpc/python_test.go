@@ -49,11 +49,8 @@ func TestPythonClient(t *testing.T) {
 	eachBroker(t, func(t *testing.T, b endpoint) {
 		topic := "py-client"
 		notes := make(chan string, 10)
-		type valueArgs struct {
-			Value json.RawMessage `json:"value"`
-		}
 		h := rpc.Router{Version: "1.3", Methods: map[string]rpc.Method{
-			"echo":    rpc.Bind(func(_ context.Context, a valueArgs) (json.RawMessage, error) { return a.Value, nil }),
+			"echo":    echoValue,
 			"context": rpc.Bind(func(ctx context.Context, _ struct{}) (rpc.Context, error) { return rpc.ContextFrom(ctx), nil }),
 			"not_found": rpc.Bind(func(context.Context, struct{}) (any, error) {
 				return nil, trove.Errorf(trove.KindNotFound, "user 100%% gone")

@@ -131,9 +131,11 @@ func (s *shared) get(t testing.TB) endpoint {
 		if s.dir, s.err = os.MkdirTemp("", "gotrove-rabbit-"); s.err != nil {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
-		s.server, s.err = rabbittest.Run(ctx, s.dir, rabbittest.Options{Logins: []rabbittest.Login{guestLogin}})
+		s.server, s.err = rabbittest.Run(ctx, s.dir, rabbittest.Options{
+			Logins: []rabbittest.Login{guestLogin}, VirtualHosts: virtualHosts(), Management: true,
+		})
 	})
 	if s.err != nil {
 		t.Fatal(s.err)

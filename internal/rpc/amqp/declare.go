@@ -182,7 +182,7 @@ func (d Declarations) arguments(quorum bool) amqp091.Table {
 			"x-max-in-memory-bytes":  d.MaxMemoryBytes,
 		} {
 			if v > 0 {
-				args[key] = v
+				args[key] = int64(v) // the library cuts an int to 32 bits
 			}
 		}
 	}

@@ -5,8 +5,11 @@ peer.py client URL EXCHANGE TOPIC   makes requests of a server in Go and prints
 peer.py server URL EXCHANGE TOPIC   serves TOPIC until its standard input ends;
                                     prints a JSON line when ready and for each
                                     cast that it gets
+peer.py declare URL EXCHANGE TOPIC  as server, and calls itself before it prints
+                                    that it is ready, with what came of that
 """
 
+import functools
 import json
 import sys
 import threading
@@ -147,12 +150,16 @@ class Endpoint:
         say(note=text, request_id=ctxt.get("request_id"))
 
 
-def server(url, exchange, topic):
+def server(url, exchange, topic, call=False):
     t = transport(url, exchange)
     s = messaging.get_rpc_server(t, messaging.Target(topic=topic, server="py-1"), [Endpoint()],
                                  executor="threading", serializer=ContextSerializer())
     s.start()
-    say(ready=True)
+    told = {}
+    if call:
+        c = messaging.RPCClient(t, messaging.Target(topic=topic, version="1.3"), serializer=ContextSerializer())
+        told = attempt(lambda: c.prepare(timeout=30).call({}, "echo", value="declared"))
+    say(ready=True, **told)
     sys.stdin.read()
     s.stop()
     s.wait()
@@ -160,4 +167,4 @@ def server(url, exchange, topic):
 
 
 if __name__ == "__main__":
-    {"client": client, "server": server}[sys.argv[1]](*sys.argv[2:])
+    {"client": client, "server": server, "declare": functools.partial(server, call=True)}[sys.argv[1]](*sys.argv[2:])
