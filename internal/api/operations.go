@@ -72,7 +72,7 @@ func (s *Server) stream(w http.ResponseWriter, q *request, after int64) {
 			"All %d event streams are in use; ask for the list instead.", s.config.MaxStreams))
 		return
 	}
-	changed, cancel := s.store.WorkChanged()
+	changed, cancel := s.store.EventsAdded(q.instance.ID)
 	defer cancel()
 	rc := http.NewResponseController(w)
 	h := w.Header()

@@ -2,21 +2,24 @@ package store
 
 import "sync"
 
+// everything is what hints are about that are not about one instance.
+const everything = ""
+
 // hints tells subscribers in this process that something changed. A hint says
 // no more than "look again"; several become one.
 type hints struct {
 	mu   sync.Mutex
-	subs map[chan struct{}]struct{}
+	subs map[chan struct{}]string // what each is about
 }
 
-func (h *hints) subscribe() (<-chan struct{}, func()) {
+func (h *hints) subscribe(about string) (<-chan struct{}, func()) {
 	c := make(chan struct{}, 1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.subs == nil {
-		h.subs = map[chan struct{}]struct{}{}
+		h.subs = map[chan struct{}]string{}
 	}
-	h.subs[c] = struct{}{}
+	h.subs[c] = about
 	return c, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -24,10 +27,13 @@ func (h *hints) subscribe() (<-chan struct{}, func()) {
 	}
 }
 
-func (h *hints) send() {
+func (h *hints) send(about string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for c := range h.subs {
+	for c, a := range h.subs {
+		if a != about {
+			continue
+		}
 		select {
 		case c <- struct{}{}:
 		default:
@@ -39,10 +45,16 @@ func (h *hints) send() {
 // that nobody in it polls tightly; what other processes write is only found by
 // looking. cancel ends the subscription; the channel is never closed.
 func (s *Store) OutboxChanged() (changed <-chan struct{}, cancel func()) {
-	return s.outboxHints.subscribe()
+	return s.outboxHints.subscribe(everything)
 }
 
-// WorkChanged is OutboxChanged for the work table and its events.
+// WorkChanged is OutboxChanged for work that may be due, or is to be ended.
 func (s *Store) WorkChanged() (changed <-chan struct{}, cancel func()) {
-	return s.workHints.subscribe()
+	return s.workHints.subscribe(everything)
+}
+
+// EventsAdded is OutboxChanged for the events of work on one instance: the
+// streams of many must not wake one another.
+func (s *Store) EventsAdded(instanceID string) (added <-chan struct{}, cancel func()) {
+	return s.workHints.subscribe(instanceID)
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -349,4 +350,59 @@ func TestDatabaseClock(t *testing.T) {
 	if now.Before(before) || now.After(time.Now().Add(time.Millisecond)) {
 		t.Errorf("the database's clock says %v, it is %v", now, time.Now())
 	}
+}
+
+// TestEventsWakeTheirInstance: what is told about one instance wakes neither
+// those who watch another nor those who look for work.
+func TestEventsWakeTheirInstance(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	watch := map[string]<-chan struct{}{}
+	for _, id := range []string{"a", "b"} {
+		c, cancel := s.EventsAdded(id)
+		defer cancel()
+		watch[id] = c
+	}
+	due, cancel := s.WorkChanged()
+	defer cancel()
+	watch["due"] = due
+	want := func(what string, woken ...string) {
+		t.Helper()
+		for name, c := range watch {
+			got := false
+			select {
+			case <-c:
+				got = true
+			default:
+			}
+			if got != slices.Contains(woken, name) {
+				t.Errorf("%s: woken is %v of %s", what, got, name)
+			}
+		}
+	}
+	if _, err := s.AcceptWork(t.Context(), NewWork{ID: "w", Kind: "k", Subject: "a", RequestID: "r", Step: "s", State: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	want("accepted", "a", "due")
+	w, err := s.LeaseWork(t.Context(), "me", []string{"k"}, time.Minute)
+	if err != nil || w == nil {
+		t.Fatal(w, err)
+	}
+	want("leased", "a")
+	if err := s.RecordStage(t.Context(), "a", "half", nil); err != nil {
+		t.Fatal(err)
+	}
+	want("stage", "a")
+	u := WorkUpdate{ID: "w", Owner: "me", Version: w.Version, Step: "t", State: []byte("{}"), Lease: time.Minute,
+		Events: []trove.OperationEvent{{OperationID: "w", InstanceID: "a", Kind: "k", Step: "t", State: trove.OperationRunning}}}
+	saved, err := s.SaveWork(t.Context(), u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("next step", "a")
+	u.Version, u.Release, u.Events = saved.Version, true, nil
+	if _, err := s.SaveWork(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	want("released", "due")
 }

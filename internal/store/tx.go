@@ -96,6 +96,7 @@ func (c session) one(ctx context.Context, query string, args []any, dest ...any)
 type tx struct {
 	session
 	outbox, work bool
+	events       []string // the instances that have new ones
 	// repeated: the same was done before, and whether that was committed is
 	// not known. Nothing that was may be an error now.
 	repeated bool
@@ -132,7 +133,7 @@ func (t *tx) lock(ctx context.Context, id string) (found, live bool, err error) 
 }
 
 // outboxChanged and workChanged wake those who wait for rows, once the
-// transaction is committed.
+// transaction is committed; addEvent does so itself.
 func (t *tx) outboxChanged() { t.outbox = true }
 func (t *tx) workChanged()   { t.work = true }
 
@@ -206,10 +207,13 @@ func (s *Store) txOnce(ctx context.Context, repeated bool, f func(ctx context.Co
 		return true, s.classify(err, "COMMIT")
 	}
 	if t.outbox {
-		s.outboxHints.send()
+		s.outboxHints.send(everything)
 	}
 	if t.work {
-		s.workHints.send()
+		s.workHints.send(everything)
+	}
+	for _, instance := range t.events {
+		s.workHints.send(instance)
 	}
 	return false, nil
 }

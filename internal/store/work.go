@@ -182,7 +182,6 @@ func (s *Store) LeaseWork(ctx context.Context, owner string, kinds []string, lea
 		if _, err := t.exec(ctx, "UPDATE work SET outcome = ? WHERE id = ?", string(trove.OperationRunning), id); err != nil {
 			return err
 		}
-		t.workChanged()
 		start := trove.OperationEvent{OperationID: id, InstanceID: w.Subject, Kind: w.Kind, State: trove.OperationRunning}
 		if err := t.addEvent(ctx, now, start); err != nil {
 			return err
@@ -244,7 +243,9 @@ func (s *Store) SaveWork(ctx context.Context, u WorkUpdate) (saved WorkSaved, er
 				return err
 			}
 		}
-		t.workChanged()
+		if owner == "" { // somebody may take it, or what waited for it
+			t.workChanged()
+		}
 		return nil
 	})
 	return saved, err

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/trove"
@@ -10,6 +11,9 @@ import (
 
 // addEvent appends an event at now.
 func (t *tx) addEvent(ctx context.Context, now int64, e trove.OperationEvent) error {
+	if !slices.Contains(t.events, e.InstanceID) {
+		t.events = append(t.events, e.InstanceID)
+	}
 	var done, total sql.NullInt64
 	var unit string
 	if p := e.Progress; p != nil {
@@ -29,7 +33,6 @@ func (s *Store) AddWorkEvent(ctx context.Context, e trove.OperationEvent) error 
 		if err != nil {
 			return err
 		}
-		t.workChanged()
 		return t.addEvent(ctx, now, e)
 	})
 }
@@ -55,7 +58,6 @@ func (s *Store) RecordStage(ctx context.Context, instanceID, message string, p *
 		if err != nil {
 			return err
 		}
-		t.workChanged()
 		return t.addEvent(ctx, now, e)
 	})
 }
