@@ -18,9 +18,10 @@ import (
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
-// templateRedo is the size of the redo log in a template, in bytes: small, for
-// it is copied. The server makes it as large as the configuration says.
-const templateRedo = 8 << 20
+// smallestRedo is the size of the redo log of small flavors and in a template,
+// in MiB. A server whose log has another size than configured makes a new one
+// before it serves, which takes longer than all the rest of its start.
+const smallestRedo = 64
 
 // Files of overrides, in the order they take effect.
 const (
@@ -89,6 +90,8 @@ func memory(mb int) string {
 	}
 	pool = max(pool/8*8, 16)
 	small := clamp(mb/64, 4, 128)
+	// The server keeps two and fills both with zeros when it starts.
+	logBuffer := clamp(mb/256, 2, 16)
 	return fmt.Sprintf(`character_set_server = utf8mb4
 collation_server = utf8mb4_general_ci
 performance_schema = OFF
@@ -104,7 +107,7 @@ key_buffer_size = %d
 aria_pagecache_buffer_size = %d
 tmp_table_size = %d
 max_heap_table_size = %d
-`, clamp(mb/5, 50, 2000), clamp(mb, 200, 4000), pool*mib, clamp(mb/16, 8, 1024)*mib, small*mib, small*mib, 2*small*mib, small*mib, small*mib)
+`, clamp(mb/5, 50, 2000), clamp(mb, 200, 4000), pool*mib, clamp(mb/16, smallestRedo, 1024)*mib, logBuffer*mib, small*mib, 2*small*mib, small*mib, small*mib)
 }
 
 func clamp(n, low, high int) int { return min(max(n, low), high) }

@@ -23,13 +23,13 @@ import (
 
 // recipe is counted up whenever what build makes changes, so that no older
 // template is used.
-const recipe = 1
+const recipe = 2
 
 // buildTime bounds making the system tables on a slow disk.
 const buildTime = 10 * time.Minute
 
 // room is what a data directory needs.
-const room = 40 << 20
+const room = (smallestRedo + 32) << 20
 
 // maxSocket is how long the path of a Unix socket may be.
 const maxSocket = 107
@@ -91,7 +91,7 @@ func (e *Engine) portFree() error {
 }
 
 func (e *Engine) makeData(ctx context.Context, p Programs) error {
-	version, err := p.rememberedVersion(ctx, e.set.TemplateDir)
+	version, err := template.Version(ctx, e.set.TemplateDir, p.Server, p.Version)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func Template(ctx context.Context, s engine.Settings) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	version, err := p.rememberedVersion(ctx, s.TemplateDir)
+	version, err := template.Version(ctx, s.TemplateDir, p.Server, p.Version)
 	if err != nil {
 		return "", err
 	}
@@ -146,7 +146,7 @@ func build(ctx context.Context, p Programs, dir string) error {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.InstallDB, "--no-defaults", "--datadir="+dir, "--extra-file="+extra.Name(),
 		"--skip-test-db", "--skip-name-resolve", "--force", "--auth-root-authentication-method=normal",
-		"--innodb-log-file-size="+strconv.Itoa(templateRedo),
+		"--innodb-log-file-size="+strconv.Itoa(smallestRedo<<20),
 		// The whole directory is made durable afterwards.
 		"--innodb-flush-method=nosync")
 	var out bytes.Buffer

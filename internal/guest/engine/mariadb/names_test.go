@@ -2,11 +2,8 @@ package mariadb
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -144,38 +141,4 @@ func TestMemoryFits(t *testing.T) {
 			t.Errorf("commits are not durable")
 		}
 	}
-}
-
-func TestRememberedVersion(t *testing.T) {
-	dir := t.TempDir()
-	server := filepath.Join(dir, "mariadbd")
-	install := func(version string) {
-		t.Helper()
-		script := "#!/bin/sh\necho asked >>" + filepath.Join(dir, "asked") + "\necho \"mariadbd  Ver " + version + "-MariaDB\"\n"
-		if err := os.WriteFile(server, []byte(script), 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want := func(version string, asked int) {
-		t.Helper()
-		got, err := Programs{Server: server}.rememberedVersion(t.Context(), filepath.Join(dir, "templates"))
-		b, _ := os.ReadFile(filepath.Join(dir, "asked"))
-		if err != nil || got != version || strings.Count(string(b), "asked") != asked {
-			t.Errorf("version is %q, %v, asked %d times, want %q, %d", got, err, strings.Count(string(b), "asked"), version, asked)
-		}
-	}
-	install("10.11.19")
-	want("10.11.19", 1)
-	want("10.11.19", 1)
-	install("11.8.6") // another size
-	want("11.8.6", 2)
-	later := time.Now().Add(time.Hour)
-	if err := os.Chtimes(server, later, later); err != nil {
-		t.Fatal(err)
-	}
-	want("11.8.6", 3)
-	if err := os.WriteFile(filepath.Join(dir, "templates", versionFile), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	want("11.8.6", 4)
 }

@@ -2,8 +2,6 @@ package mariadb
 
 import (
 	"context"
-	"encoding/json"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -66,42 +64,6 @@ func (p Programs) Version(ctx context.Context) (string, error) {
 		return "", trove.Errorf(trove.KindGuest, "%s is no MariaDB: it says %.100q", p.Server, out)
 	}
 	return string(m[1]), nil
-}
-
-// versionFile, among the templates, remembers the version of a server program.
-const versionFile = ".mariadb-version.json"
-
-// program is a server program as it was when asked for its version.
-type program struct {
-	Path     string `json:"path"`
-	Size     int64  `json:"size"`
-	Modified int64  `json:"modified"` // unix nanoseconds
-	Version  string `json:"version"`
-}
-
-// rememberedVersion is Version, but does not load the server only to ask it
-// what it said when the last instance of this machine was made.
-func (p Programs) rememberedVersion(ctx context.Context, dir string) (string, error) {
-	info, err := os.Stat(p.Server)
-	if err != nil {
-		return "", trove.Errorf(trove.KindGuest, "program %s: %w", p.Server, err)
-	}
-	now := program{Path: p.Server, Size: info.Size(), Modified: info.ModTime().UnixNano()}
-	var then program
-	path := filepath.Join(dir, versionFile)
-	if b, err := os.ReadFile(path); err == nil && json.Unmarshal(b, &then) == nil {
-		if now.Version = then.Version; now == then && then.Version != "" {
-			return then.Version, nil
-		}
-	}
-	if now.Version, err = p.Version(ctx); err != nil {
-		return "", err
-	}
-	// Kept if it can be: without a directory of templates there is no place.
-	if b, err := json.Marshal(now); err == nil && dir != "" && os.MkdirAll(dir, 0o755) == nil {
-		_ = writeFile(path, string(b))
-	}
-	return now.Version, nil
 }
 
 // serves reports whether a server of the version is one of what was asked for:

@@ -42,7 +42,7 @@ const (
 	superuser   = "postgres"
 	// recipe is part of the template's name: raised when what initdb is asked
 	// for, or what is done to its result, changes.
-	recipe = 1
+	recipe = 2
 	// maxSocketDir is what is left of a socket's 107 characters.
 	maxSocketDir = 90
 )
@@ -174,14 +174,30 @@ func (e *Engine) Command() (runtime.Spec, error) {
 
 func (e *Engine) logFile() string { return filepath.Join(e.set.LogDir, "postgresql.log") }
 
-// Ready asks the server one question.
+// Ready asks the server one question, once it says that it takes any.
 func (e *Engine) Ready(ctx context.Context) error {
+	if e.starting() {
+		return trove.Errorf(trove.KindUnavailable, "PostgreSQL is starting")
+	}
 	pool, err := e.admin()
 	if err != nil {
 		return err
 	}
 	var one int
 	return pool.QueryRow(ctx, "SELECT 1").Scan(&one)
+}
+
+// starting reports whether the server's own file says so, as pg_ctl would ask:
+// it refuses each connection in a process made for that, which it can do without
+// while it starts.
+func (e *Engine) starting() bool {
+	const statusLine = 8
+	b, err := os.ReadFile(filepath.Join(e.set.DataDir, "postmaster.pid"))
+	if err != nil {
+		return false // whether it answers will show
+	}
+	lines := strings.Split(string(b), "\n")
+	return len(lines) >= statusLine && strings.TrimSpace(lines[statusLine-1]) == "starting"
 }
 
 // Started takes from PUBLIC the right to connect to the system's databases, so

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
+	"github.com/gotrove/gotrove/internal/guest/engine/template"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -105,7 +106,26 @@ func find(ctx context.Context, s engine.Settings) (Installation, error) {
 	if err != nil {
 		return Installation{}, err
 	}
-	return inspect(ctx, dir)
+	return remembered(ctx, s.TemplateDir, dir)
+}
+
+// remembered is inspect, but asks only a program that was not asked before.
+func remembered(ctx context.Context, root, dir string) (Installation, error) {
+	version, err := template.Version(ctx, root, filepath.Join(dir, "postgres"), func(ctx context.Context) (string, error) {
+		i, err := inspect(ctx, dir)
+		return i.Version, err
+	})
+	if err != nil {
+		return Installation{}, err
+	}
+	n, err := major(version)
+	return Installation{Version: version, BinDir: dir, major: n}, err
+}
+
+// major is 15 of 15.20 and 19 of 19devel.
+func major(version string) (int, error) {
+	first, _, _ := strings.Cut(version, ".")
+	return strconv.Atoi(strings.TrimRight(first, "abcdefghijklmnopqrstuvwxyz"))
 }
 
 // inspect asks the server's program for its version.
@@ -116,8 +136,7 @@ func inspect(ctx context.Context, dir string) (Installation, error) {
 	}
 	fields := strings.Fields(string(out)) // postgres (PostgreSQL) 15.20 (Debian …)
 	if len(fields) >= 3 {
-		major, _, _ := strings.Cut(fields[2], ".")
-		if n, err := strconv.Atoi(strings.TrimRight(major, "abcdefghijklmnopqrstuvwxyz")); err == nil { // 19devel
+		if n, err := major(fields[2]); err == nil {
 			return Installation{Version: fields[2], BinDir: dir, major: n}, nil
 		}
 	}
@@ -153,6 +172,24 @@ func initdb(ctx context.Context, found Installation, dir string) error {
 			return ctx.Err()
 		}
 		return trove.Errorf(trove.KindGuest, "initdb could not make a data directory: %w: %s", err, lastLines(out.String(), 5))
+	}
+	return dropForks(dir)
+}
+
+// dropForks removes the free space and visibility maps, a quarter of all files,
+// each of which costs every copy. A server takes a missing one for empty and
+// makes it again when there is something to note.
+func dropForks(dir string) error {
+	for _, pattern := range []string{"base/*/*_fsm", "base/*/*_vm", "global/*_fsm", "global/*_vm"} {
+		files, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			if err := os.Remove(f); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
