@@ -65,7 +65,11 @@ func (c *Cloud) EnsureServer(ctx context.Context, s cloud.ServerSpec) (_ cloud.S
 			return cloud.Server{}, err
 		}
 	}
-	if _, err := c.ensureAgent(ctx, srv); err != nil {
+	start := c.ensureAgent
+	if !there {
+		start = c.startAgent // no agent is looked for that cannot be there
+	}
+	if _, err := start(ctx, srv); err != nil {
 		return cloud.Server{}, err
 	}
 	c.setHealth(id, health{running: time.Now()})
