@@ -19,7 +19,7 @@ var layers = [][]string{
 	{"internal/trove"},
 	{"internal/proc", "internal/durable", "internal/secret", "internal/telemetry"},
 	{"internal/rpc", "internal/store", "internal/broker", "internal/osloconf", "internal/lifecycle"},
-	{"internal/rpcapi", "internal/outbox", "internal/work", "internal/cloud", "internal/identity", "internal/policy", "internal/guestlogin"},
+	{"internal/rpcapi", "internal/outbox", "internal/work", "internal/cloud", "internal/identity", "internal/lease", "internal/policy", "internal/guestlogin", "internal/keyring"},
 	{"internal/api", "internal/taskmanager", "internal/conductor", "internal/guest", "internal/apiclient"},
 	{"internal/cli"},
 	{"internal/app"},
@@ -30,6 +30,7 @@ var layers = [][]string{
 // be in use.
 var peers = map[string][]string{
 	"internal/guestlogin": {"internal/rpcapi"},
+	"internal/keyring":    {"internal/rpcapi"},
 }
 
 // testPeers are the same for tests: the bus is tested from both its ends.

@@ -55,7 +55,7 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 		}
 	}
 	in := &Incoming{Method: r.Method, Version: r.Version, Namespace: r.Namespace, Args: r.Args,
-		UniqueID: r.UniqueID, Call: call, Sender: d.UserId, Sealed: opened.Sealed, SealedBy: opened.Instance}
+		UniqueID: r.UniqueID, Call: call, Sender: d.UserId, Sealed: opened.Sealed, SealedBy: opened.Instance, SealedNext: opened.Next}
 	if call {
 		s.serveCall(listen, ctx, r, in, opened.Reply)
 		s.seen.end(id, true)

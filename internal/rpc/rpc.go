@@ -50,6 +50,8 @@ type Incoming struct {
 	Sender    string // the login the broker vouches for (user_id), may be empty
 	Sealed    bool   // it was sealed, and an Opener opened it
 	SealedBy  string // the instance whose key it was sealed with; empty if that was no instance's
+	// SealedNext is whether that key is the one that is to replace the one in use.
+	SealedNext bool
 }
 
 // Handler answers requests. For a cast the request is acknowledged only after

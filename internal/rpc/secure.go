@@ -34,6 +34,8 @@ type Opened struct {
 	// Instance is the instance with whose key it was sealed; empty if that was
 	// no instance's.
 	Instance string
+	// Next is whether that is not the key in use but the one to replace it.
+	Next bool
 	// Reply seals the reply.
 	Reply ReplyCodec
 }
