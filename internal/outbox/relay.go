@@ -2,8 +2,10 @@ package outbox
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,22 +13,29 @@ import (
 	"github.com/gotrove/gotrove/internal/store"
 )
 
-// Store is what the relay needs of the store.
+// Store is what the relay needs of the store. Times in it are the database's.
 type Store interface {
-	DueOutbox(ctx context.Context, asOf time.Time, after int64, limit int) ([]store.OutboxRow, error)
-	NextOutbox(ctx context.Context) (time.Time, error)
-	Published(ctx context.Context, id string, next time.Time) error
+	// ServeOutbox says that owner publishes what this process writes.
+	ServeOutbox(owner string) (written <-chan struct{}, stop func())
+	ReadyTopics(ctx context.Context, owner string, limit int) ([]string, error)
+	ClaimOutbox(ctx context.Context, owner, topic string, limit int, hold time.Duration) ([]store.OutboxRow, error)
+	SettleOutbox(ctx context.Context, owner string, rows ...store.Sent) error
+	RepeatOutbox(ctx context.Context, ago time.Duration) error
 	ExpireOutbox(ctx context.Context) ([]store.OutboxRow, error)
-	OutboxChanged() (changed <-chan struct{}, cancel func())
+	RejectOutbox(ctx context.Context, id string, r store.Rejection) (bool, error)
 }
 
 const (
-	// page is how many rows are read at a time.
-	page = 64
-	// publishers is how many topics are served at once.
-	publishers = 8
+	// page is how many rows of a topic are claimed at a time.
+	page = 32
+	// publishers is how many topics are served at once. It is more than are
+	// ever likely to hang.
+	publishers = 64
 	// castTimeout bounds one attempt to publish.
-	castTimeout = 10 * time.Second
+	castTimeout = 3 * time.Second
+	// hold is how long rows are claimed: a process killed with them costs them
+	// so long. Half of it is more than castTimeout.
+	hold = 8 * time.Second
 	// firstRepeat doubles with each attempt up to maxRepeat: when a row is
 	// published again that nobody has acknowledged.
 	firstRepeat = 5 * time.Second
@@ -35,156 +44,228 @@ const (
 	// it, or the database, failed.
 	firstRetry = 250 * time.Millisecond
 	maxRetry   = 10 * time.Second
-	// look is how often rows are looked for that another process wrote.
-	look = 2 * time.Second
+	// look is how often rows are looked for that are due again, or whose writer
+	// was killed.
+	look = time.Second
+	// settleTimeout bounds writing down what was published, also at the end.
+	settleTimeout = 5 * time.Second
+	// noticed is how long the loss of a connection may go unnoticed.
+	noticed = time.Second
 )
 
-// Relay publishes what is in the outbox. One relay at a time may serve a
-// database; a second one would publish rows twice, which receivers bear, but
-// could break the order within a topic.
+// Options of a Relay. The zero value is good.
+type Options struct {
+	// MixedTaskManagers says that task managers of the original are on the bus
+	// too, which take messages and tell nobody: rows for task managers go when
+	// the broker has confirmed them.
+	MixedTaskManagers bool
+	Log               *slog.Logger
+}
+
+// Relay publishes what is in the outbox. Each process that writes to it runs
+// one, and any number of processes may: a row is claimed before it is published,
+// by whoever wrote it or, when that process is gone, by any other.
 type Relay struct {
 	store  Store
 	caller rpc.Caller
+	opts   Options
+	owner  string
 	log    *slog.Logger
-	clock  func() time.Time
 	kick   chan struct{}
+
+	mu     sync.Mutex
+	repeat time.Time // rows last published before are to be published again
 }
 
-// NewRelay makes a relay. clock is time.Now if nil; it must be the store's.
-func NewRelay(s Store, c rpc.Caller, log *slog.Logger, clock func() time.Time) *Relay {
-	if clock == nil {
-		clock = time.Now
+// NewRelay makes a relay.
+func NewRelay(s Store, c rpc.Caller, o Options) *Relay {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Relay{store: s, caller: c, log: log, clock: clock, kick: make(chan struct{}, 1)}
+	return &Relay{store: s, caller: c, opts: o, owner: rand.Text(), log: o.Log, kick: make(chan struct{}, 1)}
 }
 
-// Kick makes the relay publish every row now, acknowledged ones excepted, also
-// those that are waiting for their next turn: to be called when the connection
-// to the broker is back, which may have forgotten what it had.
-func (r *Relay) Kick() {
+// Kick has every row published again now that was last published before lost and
+// that nobody has acknowledged. It is to be called when there is a connection to
+// the broker again, with the time at which the last one was lost: a broker that
+// was down may have forgotten what it had. When all processes call it, each row
+// is published again by one of them.
+func (r *Relay) Kick(lost time.Time) {
+	r.mu.Lock()
+	if lost.After(r.repeat) {
+		r.repeat = lost
+	}
+	r.mu.Unlock()
 	select {
 	case r.kick <- struct{}{}:
 	default:
 	}
 }
 
-// Run publishes rows until ctx ends, then returns nil. Within a topic rows are
-// published first in the order they were written: while one cannot be, those
-// after it wait. Topics do not wait for one another.
+// result is how serving a topic ended.
+type result struct {
+	topic  string
+	more   bool // there may be more of it
+	failed bool
+	again  time.Duration // in which time it is worth another look, if it failed
+}
+
+// Run publishes rows until ctx ends, gives back what it has claimed, and returns
+// nil. Rows of one topic about one instance are published first in the order
+// they were written: while one cannot be, those after it wait. Topics do not
+// wait for one another.
 func (r *Relay) Run(ctx context.Context) error {
-	changed, cancel := r.store.OutboxChanged()
-	defer cancel()
-	all := false
-	failures := 0
+	written, stop := r.store.ServeOutbox(r.owner)
+	defer stop()
+	busy := map[string]bool{}    // topics being served; true: there is more
+	failures := map[string]int{} // of a topic in a row
+	ended := make(chan result, publishers)
+	away := 0
 	for ctx.Err() == nil {
-		ok := r.round(ctx, all)
-		wait := look
-		if ok {
-			failures = 0
-			if next, err := r.store.NextOutbox(ctx); err == nil && !next.IsZero() {
-				wait = min(wait, max(0, next.Sub(r.clock())))
-			}
+		topics, err := r.ready(ctx)
+		wait := look - look/8 + mathrand.N(look/4)
+		if err != nil {
+			r.failed(ctx, "reading the outbox", err)
+			wait, away = backOff(firstRetry, maxRetry, away), away+1
 		} else {
-			wait = backOff(firstRetry, maxRetry, failures)
-			failures++
+			away = 0
 		}
-		// Never a tight loop, even on rows that are always due.
-		t := time.NewTimer(max(wait, 10*time.Millisecond))
-		all = false
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-		case <-changed:
-		case <-r.kick:
-			all = true
+		for _, topic := range topics {
+			if _, is := busy[topic]; is {
+				busy[topic] = true
+			} else if len(busy) < publishers {
+				busy[topic] = false
+				n := failures[topic]
+				go func() { ended <- r.serve(ctx, topic, n) }()
+			}
 		}
-		t.Stop()
+		next := time.Now().Add(wait)
+		for again := false; !again; {
+			t := time.NewTimer(time.Until(next))
+			again = true
+			select {
+			case <-ctx.Done():
+			case <-t.C:
+			case <-written:
+			case <-r.kick:
+			case e := <-ended:
+				again = (busy[e.topic] || e.more) && !e.failed || len(busy) == publishers
+				delete(busy, e.topic)
+				if e.failed {
+					failures[e.topic]++
+					if soon := time.Now().Add(e.again); soon.Before(next) {
+						next = soon
+					}
+				} else {
+					delete(failures, e.topic)
+				}
+			}
+			t.Stop()
+		}
+	}
+	for range len(busy) {
+		<-ended
 	}
 	return nil
 }
 
-// round gives up what is past its deadline and publishes what is due, or all.
-// It reports whether nothing failed.
-func (r *Relay) round(ctx context.Context, all bool) bool {
-	expired, err := r.store.ExpireOutbox(ctx)
-	if err != nil {
-		r.failed(ctx, "giving messages up", err)
-		return false
+// ready gives the topics that can be served, in no order, so that relays that
+// look at the same time do not all try the same.
+func (r *Relay) ready(ctx context.Context) ([]string, error) {
+	r.mu.Lock()
+	lost := r.repeat
+	r.repeat = time.Time{}
+	r.mu.Unlock()
+	if !lost.IsZero() {
+		if err := r.store.RepeatOutbox(ctx, max(0, time.Since(lost)-noticed)); err != nil {
+			r.Kick(lost)
+			return nil, err
+		}
 	}
-	for _, row := range expired {
+	topics, err := r.store.ReadyTopics(ctx, r.owner, 2*publishers)
+	mathrand.Shuffle(len(topics), func(i, j int) { topics[i], topics[j] = topics[j], topics[i] })
+	return topics, err
+}
+
+// serve publishes what is ready of a topic, at most a page of it, up to the first
+// failure; failures have been before.
+func (r *Relay) serve(ctx context.Context, topic string, failures int) result {
+	retry := backOff(firstRetry, maxRetry, failures)
+	failed := result{topic: topic, failed: true, again: retry}
+	began := time.Now()
+	rows, err := r.store.ClaimOutbox(ctx, r.owner, topic, page, hold)
+	if err != nil {
+		r.failed(ctx, "claiming messages", err, "topic", topic)
+		return failed
+	}
+	if slices.ContainsFunc(rows, func(row store.OutboxRow) bool { return row.Past }) {
+		if err := r.expire(ctx); err != nil {
+			r.failed(ctx, "giving messages up", err, "topic", topic)
+			return failed
+		}
+	}
+	var done []store.Sent
+	broken := false
+	for _, row := range rows {
+		switch {
+		case row.Past:
+		case broken:
+			done = append(done, store.Sent{ID: row.ID, Again: retry})
+		case ctx.Err() != nil || time.Since(began) > row.Left-castTimeout:
+			done = append(done, store.Sent{ID: row.ID}) // claimed no longer than it takes to publish
+		default:
+			sent, err := r.publish(ctx, row)
+			if err != nil && ctx.Err() == nil {
+				r.failed(ctx, "publishing a message", err, attrs(row)...)
+				broken, sent.Again = true, retry
+			}
+			done = append(done, sent)
+		}
+	}
+	if len(done) > 0 {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+		defer cancel()
+		if err := r.store.SettleOutbox(ctx, r.owner, done...); err != nil {
+			r.failed(ctx, "recording what was published", err, "topic", topic)
+			return failed
+		}
+	}
+	if broken {
+		return failed
+	}
+	return result{topic: topic, more: len(rows) == page}
+}
+
+// expire gives up what is past its deadline.
+func (r *Relay) expire(ctx context.Context) error {
+	rows, err := r.store.ExpireOutbox(ctx)
+	for _, row := range rows {
 		r.log.WarnContext(ctx, "a message was given up: nobody acknowledged it in time", attrs(row)...)
 	}
-	asOf := r.clock()
-	if all {
-		asOf = asOf.AddDate(100, 0, 0)
-	}
-	stuck := map[string]bool{} // topics that failed in this round
-	for after := int64(0); ctx.Err() == nil; {
-		rows, err := r.store.DueOutbox(ctx, asOf, after, page)
-		if err != nil {
-			r.failed(ctx, "reading the outbox", err)
-			return false
-		}
-		if len(rows) == 0 {
-			break
-		}
-		after = rows[len(rows)-1].Seq
-		r.publishTopics(ctx, rows, stuck)
-	}
-	return len(stuck) == 0
+	return err
 }
 
-// publishTopics publishes rows, topics side by side, each in order up to its
-// first failure, which is added to stuck.
-func (r *Relay) publishTopics(ctx context.Context, rows []store.OutboxRow, stuck map[string]bool) {
-	var order []string
-	byTopic := map[string][]store.OutboxRow{}
-	for _, row := range rows {
-		if stuck[row.Topic] {
-			continue
-		}
-		if byTopic[row.Topic] == nil {
-			order = append(order, row.Topic)
-		}
-		byTopic[row.Topic] = append(byTopic[row.Topic], row)
-	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	slots := make(chan struct{}, publishers)
-	for _, topic := range order {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			for _, row := range byTopic[topic] {
-				if err := r.publish(ctx, row); err != nil {
-					r.failed(ctx, "publishing a message", err, attrs(row)...)
-					mu.Lock()
-					stuck[topic] = true
-					mu.Unlock()
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// publish sends one row and records that it did. A crash between the two
-// repeats the message.
-func (r *Relay) publish(ctx context.Context, row store.OutboxRow) error {
+// publish sends one row. A crash after it, before that is recorded, repeats the
+// message.
+func (r *Relay) publish(ctx context.Context, row store.OutboxRow) (store.Sent, error) {
 	m, rc, err := message(row)
 	if err != nil {
-		// It will never be readable: it must not keep its topic waiting. It
-		// stays until its deadline for someone to look at.
-		r.log.ErrorContext(ctx, "a message cannot be read", append(attrs(row), "error", err)...)
-		return r.store.Published(ctx, row.ID, r.clock().Add(maxRepeat))
+		// It will never be readable: it must keep neither its topic waiting nor
+		// whatever looks after its instance.
+		r.log.ErrorContext(ctx, "a message cannot be read and is given up", append(attrs(row), "error", err)...)
+		_, err = r.store.RejectOutbox(ctx, row.ID, store.Rejection{Cause: "The request " + row.Method + " was damaged before it could be sent.",
+			Action: "Ask for it again; a lost creation can only be deleted."})
+		return store.Sent{ID: row.ID}, err
 	}
-	castCtx, cancel := context.WithTimeout(rpc.WithContext(ctx, rc), castTimeout)
+	gone := r.opts.MixedTaskManagers && row.InstanceID == ""
+	// A confirm says nothing where no queue was there to take the message.
+	m.Mandatory = m.Mandatory || gone
+	ctx, cancel := context.WithTimeout(rpc.WithContext(ctx, rc), castTimeout)
 	defer cancel()
-	if err := r.caller.Cast(castCtx, m); err != nil {
-		return err
+	if err := r.caller.Cast(ctx, m); err != nil {
+		return store.Sent{ID: row.ID}, err
 	}
-	return r.store.Published(ctx, row.ID, r.clock().Add(backOff(firstRepeat, maxRepeat, row.Attempts)))
+	return store.Sent{ID: row.ID, Published: true, Gone: gone, Again: backOff(firstRepeat, maxRepeat, row.Attempts)}, nil
 }
 
 // failed logs what did not work, unless it is because the relay stops.
@@ -202,5 +283,5 @@ func attrs(row store.OutboxRow) []any {
 // backOff is first doubled n times, at most most, give or take a fifth.
 func backOff(first, most time.Duration, n int) time.Duration {
 	d := min(first<<min(n, 16), most)
-	return d - d/5 + rand.N(2*d/5)
+	return d - d/5 + mathrand.N(2*d/5)
 }

@@ -41,7 +41,7 @@ func TestRelayOnStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	bus := make(casts)
-	r := NewRelay(s, bus, slog.New(slog.NewTextHandler(t.Output(), nil)), nil)
+	r := NewRelay(s, bus, Options{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	running, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- r.Run(running) }()
@@ -66,13 +66,13 @@ func TestRelayOnStore(t *testing.T) {
 		}
 	}
 	next()
-	r.Kick()
+	r.Kick(time.Now())
 	next()
 	if _, err := s.Heartbeat(ctx, id, store.Beat{Done: []string{row.ID}}); err != nil {
 		t.Fatal(err)
 	}
-	if at, err := s.NextOutbox(ctx); err != nil || !at.IsZero() {
-		t.Errorf("a row is left, due at %v (%v)", at, err)
+	if left, err := s.Outbox(ctx, 0, 1); err != nil || len(left) > 0 {
+		t.Errorf("%d rows are left (%v)", len(left), err)
 	}
 	stop()
 	if err := <-done; err != nil {

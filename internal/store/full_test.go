@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/gotrove/gotrove/internal/durable"
 	"github.com/gotrove/gotrove/internal/store"
@@ -102,7 +101,7 @@ func TestFullDisk(t *testing.T) {
 	if err := write(); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
-	rows, err := s.DueOutbox(ctx, time.Now(), 0, 1)
+	rows, err := s.Outbox(ctx, 0, 1)
 	if err != nil || len(rows) != 1 || len(rows[0].Body) != len(body) {
 		t.Errorf("what was written: %d rows, %v", len(rows), err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/trove"
@@ -25,11 +26,14 @@ type OutboxRow struct {
 	InstanceID string
 	Body       []byte
 	Created    time.Time // set by the store
-	NextAt     time.Time // when it is to be published again; now, if zero
 	Deadline   time.Time // when it is given up; never, if zero
 	// GiveUpAfter, if set, makes the deadline so long after the writing.
 	GiveUpAfter time.Duration
 	Attempts    int // how often it was published
+	// Left is how long the claim on the row lasts, counted from before it was
+	// asked for. Past says that the row is to be given up instead.
+	Left time.Duration
+	Past bool
 }
 
 // InsertOutbox writes messages that belong to no change of an instance.
@@ -37,25 +41,37 @@ func (s *Store) InsertOutbox(ctx context.Context, rows ...OutboxRow) error {
 	return s.tx(ctx, func(ctx context.Context, t *tx) error { return t.insertOutbox(ctx, "", rows) })
 }
 
+// bornClaim is how long a row is left to the relay of the process that wrote
+// it before another takes it over.
+const bornClaim = 5 * time.Second
+
+// ServeOutbox says that a relay of this process publishes, as owner, what the
+// process writes: rows are claimed by it as they are written, until stop is
+// called. written gives hints as OutboxChanged does. A process has one relay.
+func (s *Store) ServeOutbox(owner string) (written <-chan struct{}, stop func()) {
+	written, cancel := s.OutboxChanged()
+	s.relay.Store(&owner)
+	return written, func() { s.relay.CompareAndSwap(&owner, nil); cancel() }
+}
+
 func (t *tx) insertOutbox(ctx context.Context, subject string, rows []OutboxRow) error {
-	now := t.s.clock()
+	claimedBy, claim := "", time.Duration(0)
+	if relay := t.s.relay.Load(); relay != nil {
+		claimedBy, claim = *relay, bornClaim
+	}
 	for _, r := range rows {
 		about := cmp.Or(subject, r.Subject, r.InstanceID)
 		if err := fits(field{"message id", r.ID, 64}, field{"topic", r.Topic, 255}, field{"method", r.Method, 64},
 			field{"subject", about, 36}, field{"instance id", r.InstanceID, 36}); err != nil {
 			return err
 		}
-		deadline := r.Deadline
+		deadline, args := "?", []any{micros(r.Deadline)}
 		if r.GiveUpAfter > 0 {
-			deadline = now.Add(r.GiveUpAfter)
+			deadline, args = t.s.d.nowMicros+" + ?", []any{r.GiveUpAfter.Microseconds()}
 		}
-		next := r.NextAt
-		if next.IsZero() {
-			next = now
-		}
-		if _, err := t.exec(ctx, `INSERT INTO outbox (id, topic, method, subject, instance_id, body, created, next_at, attempts, deadline)
-			VALUES (`+marks(10)+`)`, r.ID, r.Topic, r.Method, about, r.InstanceID, r.Body,
-			micros(now), micros(next), 0, micros(deadline)); err != nil {
+		args = append([]any{r.ID, r.Topic, r.Method, about, r.InstanceID, r.Body, claim.Microseconds(), 0, claimedBy}, args...)
+		if _, err := t.exec(ctx, `INSERT INTO outbox (id, topic, method, subject, instance_id, body, created, next_at, attempts, claimed_by, deadline)
+			VALUES (?, ?, ?, ?, ?, ?, `+t.s.d.nowMicros+", "+t.s.d.nowMicros+" + ?, ?, ?, "+deadline+")", args...); err != nil {
 			return err
 		}
 		t.outboxChanged()
@@ -63,55 +79,175 @@ func (t *tx) insertOutbox(ctx context.Context, subject string, rows []OutboxRow)
 	return nil
 }
 
-// DueOutbox returns at most limit rows that are due at asOf, in the order they
-// were written, after the row with seq after. A row that was never published is
-// always due, so that none can overtake it.
-func (s *Store) DueOutbox(ctx context.Context, asOf time.Time, after int64, limit int) ([]OutboxRow, error) {
-	var rows []OutboxRow
-	err := s.read(ctx, func(ctx context.Context, c session) error {
-		var err error
-		rows, err = c.outbox(ctx, "seq > ? AND (attempts = 0 OR next_at <= ?)", []any{after, micros(asOf)}, limit)
-		return err
-	})
-	return rows, err
+// ready is the condition for a row o that owner may publish now: it is due, or
+// owner's already, and in front of it, on the same subject and topic, is none
+// that was never published or is being published by another. Its arguments are
+// readyArgs.
+func (c session) ready() string {
+	return "(o.next_at <= " + c.s.d.nowMicros + ` OR o.claimed_by = ?) AND NOT EXISTS (SELECT 1 FROM outbox p
+		WHERE p.subject = o.subject AND p.topic = o.topic AND p.seq < o.seq
+		AND (p.attempts = 0 OR p.claimed_by <> '') AND p.claimed_by <> ? AND p.next_at > ` + c.s.d.nowMicros + ")"
 }
 
-func (c session) outbox(ctx context.Context, where string, args []any, limit int) ([]OutboxRow, error) {
-	var rows []OutboxRow
-	err := c.each(ctx, `SELECT seq, id, topic, method, subject, instance_id, body, created, next_at, attempts, deadline
-		FROM outbox WHERE `+where+` ORDER BY seq LIMIT ?`, append(args, limit), func(r *sql.Rows) error {
-		var o OutboxRow
-		var created, next, deadline int64
-		if err := r.Scan(&o.Seq, &o.ID, &o.Topic, &o.Method, &o.Subject, &o.InstanceID, &o.Body,
-			&created, &next, &o.Attempts, &deadline); err != nil {
-			return err
+// ReadyTopics gives the topics with rows that owner may publish now, those with
+// the oldest first, at most limit.
+func (s *Store) ReadyTopics(ctx context.Context, owner string, limit int) (topics []string, err error) {
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		topics = nil
+		return c.each(ctx, "SELECT o.topic FROM outbox o WHERE "+c.ready()+" GROUP BY o.topic ORDER BY MIN(o.seq) LIMIT ?",
+			[]any{owner, owner, limit}, func(r *sql.Rows) error {
+				var topic string
+				err := r.Scan(&topic)
+				topics = append(topics, topic)
+				return err
+			})
+	})
+	return topics, err
+}
+
+// ClaimOutbox gives owner up to limit rows of a topic that it may publish now, in
+// the order they were written, for at least half of hold.
+func (s *Store) ClaimOutbox(ctx context.Context, owner, topic string, limit int, hold time.Duration) ([]OutboxRow, error) {
+	type candidate struct {
+		OutboxRow
+		claimedBy string
+	}
+	var found []candidate
+	err := s.read(ctx, func(ctx context.Context, c session) error {
+		found = nil
+		return c.each(ctx, "SELECT "+outboxColumns+", o.claimed_by, o.next_at - "+s.d.nowMicros+
+			", CASE WHEN o.deadline > 0 AND o.deadline <= "+s.d.nowMicros+` THEN 1 ELSE 0 END
+			FROM outbox o WHERE o.topic = ? AND `+c.ready()+" ORDER BY o.seq LIMIT ?",
+			[]any{topic, owner, owner, limit}, func(r *sql.Rows) error {
+				var one candidate
+				var left int64
+				var past int
+				err := scanOutbox(r, &one.OutboxRow, &one.claimedBy, &left, &past)
+				one.Left, one.Past = time.Duration(left)*time.Microsecond, past > 0
+				found = append(found, one)
+				return err
+			})
+	})
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	mine := func(c candidate) bool { return c.claimedBy == owner && c.Left >= hold/2 }
+	if !slices.ContainsFunc(found, func(c candidate) bool { return !mine(c) }) {
+		claimed := make([]OutboxRow, len(found))
+		for i, c := range found {
+			claimed[i] = c.OutboxRow
 		}
-		o.Created, o.NextAt, o.Deadline = fromMicros(created), fromMicros(next), fromMicros(deadline)
-		rows = append(rows, o)
+		return claimed, nil // the usual case: we wrote them, and nothing is to be written
+	}
+	var claimed []OutboxRow
+	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
+		claimed = nil
+		taken := map[string]bool{} // subjects whose next row another has
+		for _, c := range found {
+			switch {
+			case taken[c.Subject]:
+				continue
+			case !mine(c):
+				// Still as it was seen, and then due or already owner's.
+				n, err := t.exec(ctx, "UPDATE outbox SET claimed_by = ?, next_at = "+s.d.nowMicros+` + ?
+					WHERE seq = ? AND claimed_by = ? AND attempts = ? AND (claimed_by = ? OR next_at <= `+s.d.nowMicros+")",
+					owner, hold.Microseconds(), c.Seq, c.claimedBy, c.Attempts, owner)
+				if err != nil {
+					return err
+				}
+				if n == 0 {
+					taken[c.Subject] = true
+					continue
+				}
+				c.Left = hold
+			}
+			claimed = append(claimed, c.OutboxRow)
+		}
 		return nil
 	})
-	return rows, err
+	return claimed, err
 }
 
-// NextOutbox returns when the next row becomes due or is to be given up, zero
-// if there is no row.
-func (s *Store) NextOutbox(ctx context.Context) (time.Time, error) {
-	var at sql.NullInt64
-	err := s.read(ctx, func(ctx context.Context, c session) error {
-		_, err := c.one(ctx, `SELECT MIN(CASE WHEN attempts = 0 THEN created WHEN deadline > 0 AND deadline < next_at THEN deadline ELSE next_at END)
-			FROM outbox`, nil, &at)
-		return err
-	})
-	return fromMicros(at.Int64), err
+// Sent is what became of a claimed row.
+type Sent struct {
+	ID        string
+	Published bool
+	// Gone deletes the row: its receiver never says that it has it.
+	Gone bool
+	// Again is in how long it is published again if it is still there.
+	Again time.Duration
 }
 
-// Published records that a row was published, and when it is to be published
-// again if it is still there then. A row that is gone is no error.
-func (s *Store) Published(ctx context.Context, id string, next time.Time) error {
+// bounded is a time that is not after a row's deadline; it takes it twice.
+const bounded = "CASE WHEN deadline > 0 AND deadline < ? THEN deadline ELSE ? END"
+
+// SettleOutbox ends owner's claims on rows. A claim that was lost is no error:
+// who has it now publishes the row.
+func (s *Store) SettleOutbox(ctx context.Context, owner string, rows ...Sent) error {
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {
-		_, err := t.exec(ctx, "UPDATE outbox SET attempts = attempts + 1, next_at = ? WHERE id = ?", micros(next), id)
+		now, err := t.dbNow(ctx)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			next := now + r.Again.Microseconds()
+			switch {
+			case r.Gone:
+				_, err = t.exec(ctx, "DELETE FROM outbox WHERE id = ?", r.ID)
+			case r.Published:
+				_, err = t.exec(ctx, "UPDATE outbox SET attempts = attempts + 1, published_at = ?, claimed_by = '', next_at = "+bounded+
+					" WHERE id = ? AND claimed_by = ?", now, next, next, r.ID, owner)
+			default:
+				_, err = t.exec(ctx, "UPDATE outbox SET claimed_by = '', next_at = "+bounded+" WHERE id = ? AND claimed_by = ?",
+					next, next, r.ID, owner)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// RepeatOutbox makes rows due that were last published longer than ago ago and
+// that nobody has acknowledged: a broker that has restarted may have forgotten
+// them. When several processes ask for it, each row is published once more.
+func (s *Store) RepeatOutbox(ctx context.Context, ago time.Duration) error {
+	return s.tx(ctx, func(ctx context.Context, t *tx) error {
+		n, err := t.exec(ctx, "UPDATE outbox SET next_at = "+s.d.nowMicros+` WHERE attempts > 0 AND claimed_by = ''
+			AND next_at > `+s.d.nowMicros+" AND published_at <= "+s.d.nowMicros+" - ?", ago.Microseconds())
+		if n > 0 {
+			t.outboxChanged()
+		}
 		return err
 	})
+}
+
+const outboxColumns = "o.seq, o.id, o.topic, o.method, o.subject, o.instance_id, o.body, o.created, o.attempts, o.deadline"
+
+// scanOutbox scans outboxColumns and what follows them.
+func scanOutbox(r *sql.Rows, o *OutboxRow, more ...any) error {
+	var created, deadline int64
+	err := r.Scan(append([]any{&o.Seq, &o.ID, &o.Topic, &o.Method, &o.Subject, &o.InstanceID, &o.Body,
+		&created, &o.Attempts, &deadline}, more...)...)
+	o.Created, o.Deadline = fromMicros(created), fromMicros(deadline)
+	return err
+}
+
+// Outbox gives at most limit rows after the row with seq after, in the order they
+// were written, whoever has them.
+func (s *Store) Outbox(ctx context.Context, after int64, limit int) (rows []OutboxRow, err error) {
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		rows = nil
+		return c.each(ctx, "SELECT "+outboxColumns+" FROM outbox o WHERE o.seq > ? ORDER BY o.seq LIMIT ?", []any{after, limit},
+			func(r *sql.Rows) error {
+				var o OutboxRow
+				err := scanOutbox(r, &o)
+				rows = append(rows, o)
+				return err
+			})
+	})
+	return rows, err
 }
 
 // GuestPending reports whether an instance's guest agent has yet to handle a
@@ -140,30 +276,29 @@ const expireBatch = 100
 // ExpireOutbox gives up rows past their deadline, at most a hundred at a time:
 // they are deleted, and their instance gets a fault that says so. They are
 // returned without their bodies.
-func (s *Store) ExpireOutbox(ctx context.Context) ([]OutboxRow, error) {
-	var rows []OutboxRow
-	now := s.clock()
-	expired := "deadline > 0 AND deadline <= ?"
-	// Most of the time there is none: look without locking.
-	var n int
-	err := s.read(ctx, func(ctx context.Context, c session) error {
-		_, err := c.one(ctx, "SELECT COUNT(*) FROM outbox WHERE "+expired, []any{micros(now)}, &n)
-		return err
-	})
-	if err != nil || n == 0 {
-		return nil, err
-	}
+func (s *Store) ExpireOutbox(ctx context.Context) (rows []OutboxRow, err error) {
 	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
-		var err error
-		if rows, err = t.session.outbox(ctx, expired, []any{micros(now)}, expireBatch); err != nil {
+		rows = nil
+		var expired []OutboxRow
+		if err := t.each(ctx, "SELECT "+outboxColumns+" FROM outbox o WHERE o.deadline > 0 AND o.deadline <= "+s.d.nowMicros+
+			" ORDER BY o.seq LIMIT ?", []any{expireBatch}, func(r *sql.Rows) error {
+			var o OutboxRow
+			err := scanOutbox(r, &o)
+			o.Body = nil
+			expired = append(expired, o)
+			return err
+		}); err != nil {
 			return err
 		}
-		for i := range rows {
-			r := &rows[i]
-			r.Body = nil
-			if _, err := t.exec(ctx, "DELETE FROM outbox WHERE seq = ?", r.Seq); err != nil {
+		for _, r := range expired {
+			n, err := t.exec(ctx, "DELETE FROM outbox WHERE seq = ?", r.Seq)
+			if err != nil {
 				return err
 			}
+			if n == 0 {
+				continue // another process gave it up, or it was acknowledged at last
+			}
+			rows = append(rows, r)
 			live, err := t.live(ctx, r.Subject)
 			if err != nil {
 				return err
@@ -179,7 +314,7 @@ func (s *Store) ExpireOutbox(ctx context.Context) ([]OutboxRow, error) {
 	return rows, err
 }
 
-func expiry(r *OutboxRow) string {
+func expiry(r OutboxRow) string {
 	who := "The guest agent"
 	if r.InstanceID == "" {
 		who = "The task manager"

@@ -2,7 +2,6 @@ package storetest
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -124,56 +123,6 @@ func testAcknowledge(t *testing.T, f *fixture) {
 	// What is for another guest, or for none, does not count.
 	ok(t, f.DeleteOutbox(ctx, rows[1].ID))
 	pending(false)
-}
-
-func testOutboxOrder(t *testing.T, f *fixture) {
-	ctx := deadline(t)
-	var ids []string
-	for i := range 5 {
-		r := row(fmt.Sprintf("m%d", i))
-		r.Body = []byte{0, 0xff, byte(i)}
-		ids = append(ids, r.ID)
-		ok(t, f.InsertOutbox(ctx, r))
-	}
-	due := func(after int64, limit int) (got []string, last int64) {
-		rows, err := f.DueOutbox(ctx, time.Now(), after, limit)
-		ok(t, err)
-		for _, r := range rows {
-			got, last = append(got, r.ID), r.Seq
-			if len(r.Body) != 3 || time.Since(r.Created) > time.Minute || !r.Deadline.IsZero() {
-				t.Errorf("row is %+v", r)
-			}
-		}
-		return got, last
-	}
-	first, last := due(0, 3)
-	rest, _ := due(last, 3)
-	if d := cmp.Diff(ids, append(first, rest...)); d != "" {
-		t.Error(d)
-	}
-	later := time.Now().Add(time.Hour)
-	ok(t, f.Published(ctx, ids[0], later))
-	ok(t, f.Published(ctx, "gone", later))
-	ok(t, f.DeleteOutbox(ctx, ids[1]))
-	ok(t, f.DeleteOutbox(ctx, ids[1]))
-	got, _ := due(0, 10)
-	if d := cmp.Diff(ids[2:], got); d != "" {
-		t.Error(d)
-	}
-	for _, id := range ids[2:] {
-		ok(t, f.Published(ctx, id, later.Add(time.Hour)))
-	}
-	next, err := f.NextOutbox(ctx)
-	ok(t, err)
-	if d := next.Sub(later).Abs(); d > time.Millisecond {
-		t.Errorf("next is at %v, want %v", next, later)
-	}
-	rows, err := f.DueOutbox(ctx, later, 0, 10)
-	ok(t, err)
-	if len(rows) != 1 || rows[0].Attempts != 1 {
-		t.Errorf("rows are %+v", rows)
-	}
-	kind(t, f.InsertOutbox(ctx, store.OutboxRow{ID: strings.Repeat("x", 65), Topic: "t", Method: "m", Body: []byte("b")}), trove.KindBadRequest)
 }
 
 func testOutboxExpiry(t *testing.T, f *fixture) {
