@@ -51,7 +51,7 @@ type Config struct {
 
 	MaxStreams      int           // event streams at once; 256
 	StreamHeartbeat time.Duration // between comments on a quiet stream; 15 s
-	StreamPoll      time.Duration // between looks for what another process wrote; 1 s
+	StreamPoll      time.Duration // between looks for what another process wrote; 450 ms
 
 	TaskManagerTopic string // "taskmanager"
 }
@@ -70,7 +70,7 @@ func (c Config) withDefaults() Config {
 	set(&c.SettleTimeout, 3*time.Second)
 	set(&c.MaxStreams, 256)
 	set(&c.StreamHeartbeat, 15*time.Second)
-	set(&c.StreamPoll, time.Second)
+	set(&c.StreamPoll, 450*time.Millisecond)
 	set(&c.TaskManagerTopic, taskmanager.Topic)
 	quotas := trove.QuotaDelta{trove.ResourceInstances: 10, trove.ResourceRAM: trove.Unlimited,
 		trove.ResourceVolumes: 40, trove.ResourceBackups: 50}
