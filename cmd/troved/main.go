@@ -1,4 +1,5 @@
-// Command troved runs the server roles of gotrove.
+// Command troved runs the server roles of gotrove. Called by the name of a role
+// (trove-api), it is that role.
 package main
 
 import (
@@ -9,4 +10,4 @@ import (
 
 var version = "dev" // set by the linker
 
-func main() { os.Exit(server.Main(version, os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(server.Main(version, os.Args, os.Stdout, os.Stderr)) }

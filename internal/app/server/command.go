@@ -10,30 +10,33 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"github.com/gotrove/gotrove/internal/osloconf"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
-// Main runs a troved command line and returns the exit code: 0, 1 for a
-// failure, 2 for a wrong command line.
+// Main runs a command line and returns the exit code: 0, 1 for a failure, 2 for
+// a wrong command line. The name that the program is called by may be that of a
+// role: trove-api is `troved api`.
 func Main(version string, args []string, out, errs io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := &cobra.Command{Use: "troved", Short: "The server roles of gotrove", Version: version,
-		SilenceErrors: true, SilenceUsage: true, CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true}}
-	root.AddCommand(standaloneCommand(version), stopCommand())
-	root.SetArgs(args)
+	program := filepath.Base(args[0])
+	root := rootCommand(version, program)
+	root.SetArgs(args[1:])
 	root.SetOut(out)
 	root.SetErr(errs)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(errs, "troved:", err)
+	fmt.Fprintf(errs, "%s: %v\n", program, err)
 	if action := trove.ActionOf(err); action != "" {
 		fmt.Fprintln(errs, "What to do:", action)
 	}
@@ -41,6 +44,79 @@ func Main(version string, args []string, out, errs io.Writer) int {
 		return 2
 	}
 	return 1
+}
+
+// rootCommand is the command line of a program: a role's own, or troved's with
+// the roles as its commands.
+func rootCommand(version, program string) *cobra.Command {
+	var root *cobra.Command
+	if program == manageName {
+		root = manageCommand()
+	}
+	for _, r := range roles {
+		if r.name == program {
+			root = roleCommand(r, version)
+		}
+	}
+	if root == nil {
+		root = &cobra.Command{Use: "troved", Short: "The server roles of gotrove"}
+		root.AddCommand(standaloneCommand(version), stopCommand())
+		for _, r := range roles {
+			cmd := roleCommand(r, version)
+			cmd.Use = strings.TrimPrefix(r.name, "trove-")
+			root.AddCommand(cmd)
+		}
+		cmd := manageCommand()
+		cmd.Use = strings.TrimPrefix(manageName, "trove-")
+		root.AddCommand(cmd)
+	}
+	root.Version, root.SilenceErrors, root.SilenceUsage = version, true, true
+	root.CompletionOptions.DisableDefaultCmd = true
+	return root
+}
+
+// files are the flags that say where the configuration is.
+type files struct{ files, dirs []string }
+
+func (f *files) flags(flags *pflag.FlagSet) {
+	flags.StringArrayVar(&f.files, "config-file", nil, "configuration file, in oslo.config's format (repeatable)")
+	flags.StringArrayVar(&f.dirs, "config-dir", nil, "directory whose *.conf files are read after those (repeatable)")
+}
+
+// sources are where the configuration of a program is read from: what its flags
+// name, else where OpenStack's services look.
+func (f *files) sources(program string) osloconf.Sources {
+	src := osloconf.Sources{Files: f.files, Dirs: f.dirs, Environ: os.Environ()}
+	if len(f.files)+len(f.dirs) == 0 {
+		src.Files, src.Dirs = osloconf.Find("trove", program)
+	}
+	return src
+}
+
+// roleCommand runs a role of a cloud.
+func roleCommand(r role, version string) *cobra.Command {
+	var (
+		f     files
+		debug bool
+	)
+	cmd := &cobra.Command{Use: r.name, Short: r.does, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		src := f.sources(r.name)
+		if debug {
+			src.Environ = append(src.Environ, "OS_DEFAULT__DEBUG=true")
+		}
+		c, warnings, err := LoadConfig(src, false)
+		if err != nil {
+			return err
+		}
+		p, err := newProcess(cmd.Context(), r.name, c, warnings, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		return run(cmd.Context(), p, version, func(ctx context.Context) ([]any, error) { return r.start(ctx, p) }, func() {})
+	}}
+	f.flags(cmd.Flags())
+	cmd.Flags().BoolVar(&debug, "debug", false, "log more")
+	return cmd
 }
 
 // overrides are the options of the configuration that flags can set too.
@@ -81,7 +157,7 @@ func (o *overrides) load() (*Config, []string, error) {
 	if o.debug {
 		environ = append(environ, "OS_DEFAULT__DEBUG=true")
 	}
-	return LoadConfig(o.files, environ)
+	return LoadConfig(osloconf.Sources{Files: o.files, Environ: environ}, true)
 }
 
 func splitAddress(s string) (host, port string, err error) {

@@ -13,17 +13,25 @@ import (
 	"time"
 
 	"github.com/gotrove/gotrove/internal/osloconf"
+	"github.com/gotrove/gotrove/internal/rpc/amqp"
+	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
-// Config is the configuration of `troved standalone`: trove.conf's names where
-// the original has the option, group [gotrove] for what is ours.
+// Config is the configuration of every role: trove.conf's names where the
+// original has the option, group [gotrove] for what is ours. Each role uses its
+// part. Where a standalone's default differs, it is in newConfig.
 type Config struct {
-	BindHost string `conf:"DEFAULT.bind_host" default:"127.0.0.1"`
-	BindPort int    `conf:"DEFAULT.bind_port" default:"8779"`
-	Debug    bool   `conf:"DEFAULT.debug" default:"false"`
+	BindHost       string `conf:"DEFAULT.bind_host"`
+	BindPort       int    `conf:"DEFAULT.bind_port" default:"8779"`
+	PublicEndpoint string `conf:"DEFAULT.public_endpoint" default:""`
+	Debug          bool   `conf:"DEFAULT.debug" default:"false"`
 
-	ControlExchange string `conf:"DEFAULT.control_exchange" default:"trove"`
+	TransportURL    secret.String `conf:"DEFAULT.transport_url"`
+	ControlExchange string        `conf:"DEFAULT.control_exchange"`
+	Database        databaseOptions
+	Rabbit          amqp.Options
+
 	// Host names this process among those of its role on the bus.
 	Host string `conf:"DEFAULT.host" default:""`
 
@@ -40,6 +48,8 @@ type Config struct {
 	MaxBackups       int    `conf:"DEFAULT.max_backups_per_tenant" default:"50"`
 	PageSize         int    `conf:"DEFAULT.instances_page_size" default:"20"`
 
+	// Cloud is where instances run.
+	Cloud         string   `conf:"gotrove.cloud"`
 	DataDir       string   `conf:"gotrove.data_dir" default:""`
 	RunDir        string   `conf:"gotrove.run_dir" default:""`
 	IdentityHost  string   `conf:"gotrove.identity_host" default:"127.0.0.1"`
@@ -57,12 +67,27 @@ type Config struct {
 // defaultFlavors are the sizes a standalone offers: id:name:ram MiB:vcpus:disk GiB.
 var defaultFlavors = []string{"1:db.tiny:512:1:0", "2:db.small:1024:1:0", "3:db.medium:2048:2:0", "4:db.large:4096:2:0"}
 
+// newConfig has the defaults that depend on what runs: a role of a cloud has the
+// original's, a standalone those of one machine.
+func newConfig(standalone bool) *Config {
+	if standalone {
+		return &Config{BindHost: "127.0.0.1", ControlExchange: "trove", Cloud: cloudLocal}
+	}
+	return &Config{BindHost: "0.0.0.0", ControlExchange: "openstack", Cloud: cloudOpenStack}
+}
+
+// Values of [gotrove] cloud.
+const (
+	cloudLocal     = "local"
+	cloudOpenStack = "openstack"
+)
+
 // LoadConfig reads the files and the environment, and fills in what depends on
 // who runs it: root's data are in /var/lib/gotrove, another user's in
 // $XDG_DATA_HOME/gotrove; GOTROVE_HOME overrides both.
-func LoadConfig(files []string, environ []string) (*Config, []string, error) {
-	c := &Config{}
-	warnings, err := osloconf.Load(osloconf.Sources{Files: files, Environ: environ}, c)
+func LoadConfig(src osloconf.Sources, standalone bool) (*Config, []string, error) {
+	c := newConfig(standalone)
+	warnings, err := osloconf.Load(src, c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -93,6 +118,9 @@ func LoadConfig(files []string, environ []string) (*Config, []string, error) {
 }
 
 func (c *Config) validate() error {
+	if c.Cloud != cloudLocal && c.Cloud != cloudOpenStack {
+		return trove.Errorf(trove.KindBadRequest, "[gotrove] cloud: %q is neither %s nor %s", c.Cloud, cloudLocal, cloudOpenStack)
+	}
 	if _, err := netip.ParsePrefix(c.LoopbackRange); err != nil {
 		return trove.Errorf(trove.KindBadRequest, "[gotrove] loopback_range: %q is not a range of addresses such as 127.20.0.0/16", c.LoopbackRange)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gotrove/gotrove/internal/osloconf"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -28,7 +29,7 @@ func TestConfig(t *testing.T) {
 			if err := os.WriteFile(file, []byte(tc.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			c, _, err := LoadConfig([]string{file}, []string{"OS_GOTROVE__DATA_DIR=/somewhere"})
+			c, _, err := LoadConfig(osloconf.Sources{Files: []string{file}, Environ: []string{"OS_GOTROVE__DATA_DIR=/somewhere"}}, true)
 			switch {
 			case tc.wrong == "" && err != nil:
 				t.Fatal(err)

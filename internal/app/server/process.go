@@ -40,8 +40,11 @@ const (
 // the services that work there. The roles differ in which of them they start,
 // a standalone in where database and bus come from.
 type process struct {
-	c     *Config
-	log   *slog.Logger
+	name string // of the program
+	c    *Config
+	log  *slog.Logger
+	// clock tells the time; tests let that of one process jump.
+	clock func() time.Time
 	group *lifecycle.Group
 
 	store  *store.Store
@@ -86,9 +89,9 @@ func (p *process) startConductor(guestOf conductor.GuestOf) {
 // startWork makes the task manager's engine of work; takeOver ends the leases
 // of whoever held some, for a process that knows to be the only one.
 func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o flow.Options, takeOver bool) (*work.Engine, error) {
-	o.UsageTimeout, o.ControlExchange, o.Log = p.c.UsageTimeout, p.c.ControlExchange, p.log
+	o.UsageTimeout, o.ControlExchange, o.Clock, o.Log = p.c.UsageTimeout, p.c.ControlExchange, p.clock, p.log
 	flows := flow.New(p.store, c, p.guests, p.client, bus, o)
-	engine, err := work.New(p.store, work.Options{Log: p.log}, flows.All()...)
+	engine, err := work.New(p.store, work.Options{Clock: p.clock, Log: p.log}, flows.All()...)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +106,7 @@ func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o 
 
 // startTaskManager takes requests for work, and looks after what runs.
 func (p *process) startTaskManager(engine *work.Engine, servers taskmanager.Servers) {
-	p.rpcServer("taskmanager", rpctaskmanager.Handler(taskmanager.NewServer(engine, p.log)),
+	p.rpcServer("taskmanager", taskmanager.NewServer(engine, p.store, p.log).Handler(),
 		rpc.ServerOptions{Topic: rpctaskmanager.Topic, Workers: taskmanagerWorkers})
 	p.task("observer", taskmanager.NewObserver(p.store, servers, 0, p.log).Run, 0)
 	p.task("sweeper", taskmanager.NewSweeper(p.store, engine, 0, p.log).Run, 0)
@@ -111,8 +114,8 @@ func (p *process) startTaskManager(engine *work.Engine, servers taskmanager.Serv
 
 // startRelay publishes what is in the outbox.
 func (p *process) startRelay() {
-	relay := outbox.NewRelay(p.store, p.client, p.log, nil)
-	relay.Kick() // the broker may have forgotten what an earlier process published
+	relay := outbox.NewRelay(p.store, p.client, outbox.Options{Log: p.log})
+	relay.Kick(time.Now()) // the broker may have forgotten what an earlier process published
 	p.task("outbox", relay.Run, 0)
 }
 
@@ -122,7 +125,7 @@ func (p *process) newAPI(c api.Cloud, tokens identity.Validator, publicEndpoint,
 		PublicEndpoint: publicEndpoint, AuthURI: authURI, Region: p.c.Region,
 		DefaultDatastore: p.c.DefaultDatastore, MaxVolumeSize: p.c.MaxVolumeSize, Quotas: p.c.limits(),
 		PageSize: p.c.PageSize, RatePerMinute: p.c.Rate, HeartbeatExpiry: p.c.HeartbeatExpiry,
-	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: c, Tokens: tokens, Room: p.hasRoom, Log: p.log})
+	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: c, Tokens: tokens, Room: p.hasRoom, Clock: p.clock, Log: p.log})
 }
 
 func (p *process) rpcServer(name string, h rpc.Handler, o rpc.ServerOptions) {

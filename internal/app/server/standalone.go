@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,7 +24,6 @@ import (
 	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/taskmanager/flow"
-	"github.com/gotrove/gotrove/internal/telemetry"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -56,17 +54,9 @@ type standalone struct {
 func runStandalone(ctx context.Context, c *Config, version string, warnings []string, errs io.Writer) error {
 	sayReady := readyPipe()
 	debug.SetMemoryLimit(memoryLimit)
-	level := "info"
-	if c.Debug {
-		level = "debug"
-	}
-	log, err := telemetry.NewLogger(errs, telemetry.Options{Level: level})
+	p, err := newProcess(ctx, "troved", c, warnings, errs)
 	if err != nil {
 		return err
-	}
-	slog.SetDefault(log)
-	for _, w := range warnings {
-		log.WarnContext(ctx, w)
 	}
 	for _, dir := range []string{c.DataDir, c.RunDir} {
 		if err := ownDirectory(dir); err != nil {
@@ -79,16 +69,8 @@ func runStandalone(ctx context.Context, c *Config, version string, warnings []st
 	}
 	defer l.Unlock()
 
-	s := &standalone{process: process{c: c, log: log, group: lifecycle.New(ctx, log)}}
-	err = s.start(ctx)
-	if err == nil {
-		log.InfoContext(ctx, "serving", "version", version, "api", s.apiURL(), "identity", s.identityURL(), "data", c.DataDir)
-		sayReady()
-		if err = s.group.Wait(ctx); err == nil {
-			log.InfoContext(ctx, "stopping: guest agents and engines too")
-		}
-	}
-	return errors.Join(err, s.stop(context.WithoutCancel(ctx)))
+	s := &standalone{process: *p}
+	return run(ctx, &s.process, version, s.start, sayReady)
 }
 
 func (s *standalone) apiURL() string      { return "http://" + s.c.apiAddress() }
@@ -96,21 +78,21 @@ func (s *standalone) identityURL() string { return "http://" + s.c.identityAddre
 
 // start builds the system from the bottom up. Tasks stop in the opposite order
 // of their start.
-func (s *standalone) start(ctx context.Context) error {
+func (s *standalone) start(ctx context.Context) ([]any, error) {
 	apiListener, err := s.listen(ctx, s.c.apiAddress(), "[DEFAULT] bind_port", "--listen")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	identityListener, err := s.listen(ctx, s.c.identityAddress(), "[gotrove] identity_port", "--identity-listen")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.c.BindPort = apiListener.Addr().(*net.TCPAddr).Port
 	s.c.IdentityPort = identityListener.Addr().(*net.TCPAddr).Port
 
 	for _, step := range []func(context.Context) error{s.openStore, s.openMachine, s.startBus, s.startServices} {
 		if err := step(ctx); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	s.task("log", s.keepLogShort, 0)
@@ -118,7 +100,7 @@ func (s *standalone) start(ctx context.Context) error {
 	s.serve("identity", identityListener, s.identity, nil)
 	s.serve("api", apiListener, s.api, s.api.EndStreams)
 	s.startTemplates(s.machine)
-	return nil
+	return []any{"api", s.apiURL(), "identity", s.identityURL(), "data", s.c.DataDir}, nil
 }
 
 func (s *standalone) openStore(ctx context.Context) (err error) {
@@ -126,7 +108,7 @@ func (s *standalone) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	s.hasRoom = s.room.check
-	if s.store, err = store.Open(ctx, store.Config{Path: s.c.path(databaseName), Log: s.log, MakeRoom: s.room.make}); err != nil {
+	if s.store, err = store.Open(ctx, store.Config{Path: s.c.path(databaseName), Clock: s.clock, Log: s.log, MakeRoom: s.room.make}); err != nil {
 		return err
 	}
 	return s.store.Migrate(ctx)

@@ -1,0 +1,90 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/lifecycle"
+	"github.com/gotrove/gotrove/internal/telemetry"
+)
+
+// role is what one process is for.
+type role struct {
+	name string // of the program, as the original has it
+	does string
+	// start builds the process from the bottom up, and says what to log when
+	// it serves. Tasks stop in the opposite order of their start.
+	start func(ctx context.Context, p *process) (serving []any, err error)
+}
+
+// roles are those that run on a cloud, any number of each.
+var roles = []role{
+	{"trove-api", "Serve the REST API", startAPIRole},
+	{"trove-taskmanager", "Carry out what the API is asked for", startTaskManagerRole},
+	{"trove-conductor", "Write down what guest agents report", startConductorRole},
+}
+
+// run runs what start makes until ctx ends or a part of it fails, then stops it
+// all within a deadline. The service manager that started it, if any, is told.
+func run(ctx context.Context, p *process, version string, start func(context.Context) ([]any, error), ready func()) error {
+	p.group = lifecycle.New(ctx, p.log)
+	serving, err := start(ctx)
+	if err == nil {
+		p.log.InfoContext(ctx, "serving", append([]any{"version", version}, serving...)...)
+		p.tell(ctx, lifecycle.Ready)
+		p.keepAwake(lifecycle.WatchdogPeriod())
+		ready()
+		if err = p.group.Wait(ctx); err == nil {
+			p.log.InfoContext(ctx, "stopping")
+		}
+		p.tell(ctx, lifecycle.Stopping)
+	}
+	return errors.Join(err, p.stop(context.WithoutCancel(ctx)))
+}
+
+func (p *process) tell(ctx context.Context, state string) {
+	if err := lifecycle.Notify(state); err != nil {
+		p.log.WarnContext(ctx, "the service manager was not told", "state", state, "error", err)
+	}
+}
+
+// keepAwake tells the service manager, well within every period, that the
+// process still runs tasks.
+func (p *process) keepAwake(period time.Duration) {
+	if period <= 0 {
+		return
+	}
+	p.task("watchdog", func(ctx context.Context) error {
+		tick := time.NewTicker(period / 3)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+				p.tell(ctx, lifecycle.Watchdog)
+			}
+		}
+	}, 0)
+}
+
+// newProcess makes a process that logs to errs; warnings of the configuration
+// come first.
+func newProcess(ctx context.Context, name string, c *Config, warnings []string, errs io.Writer) (*process, error) {
+	level := "info"
+	if c.Debug {
+		level = "debug"
+	}
+	log, err := telemetry.NewLogger(errs, telemetry.Options{Level: level})
+	if err != nil {
+		return nil, err
+	}
+	slog.SetDefault(log)
+	for _, w := range warnings {
+		log.WarnContext(ctx, w)
+	}
+	return &process{name: name, c: c, log: log, clock: time.Now}, nil
+}

@@ -1,0 +1,105 @@
+package server
+
+import (
+	"context"
+	"net"
+
+	"github.com/gotrove/gotrove/internal/cloud/local"
+	"github.com/gotrove/gotrove/internal/guestlogin"
+	"github.com/gotrove/gotrove/internal/store"
+	"github.com/gotrove/gotrove/internal/taskmanager/flow"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// openDatabase opens the database of record. Its schema is an operator's
+// business: services only check that it is new enough.
+func (p *process) openDatabase(ctx context.Context) error {
+	config, err := p.c.Database.config()
+	if err != nil {
+		return err
+	}
+	config.Clock, config.Log = p.clock, p.log
+	if p.store, err = store.Open(ctx, config); err != nil {
+		return err
+	}
+	return p.store.CheckSchema(ctx)
+}
+
+// joinBus connects to the operator's broker. It does not wait for it.
+func (p *process) joinBus() error {
+	config, err := p.c.Rabbit.Config(p.c.TransportURL.Reveal())
+	if err != nil {
+		return err
+	}
+	config.Name, config.Log = p.name, p.log
+	return p.connect(config, "")
+}
+
+func startConductorRole(ctx context.Context, p *process) ([]any, error) {
+	if err := p.openDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.joinBus(); err != nil {
+		return nil, err
+	}
+	p.startConductor(guestlogin.SpeaksFor)
+	return nil, nil
+}
+
+func startTaskManagerRole(ctx context.Context, p *process) ([]any, error) {
+	if err := p.openDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.joinBus(); err != nil {
+		return nil, err
+	}
+	if p.c.Cloud != cloudLocal {
+		return nil, noCloud(p.c.Cloud)
+	}
+	m, err := p.newMachine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.task("cloud", m.cloud.Run, 0)
+	engine, err := p.startWork(ctx, m.cloud, guestlogin.On(guestlogin.Shared{}, guestlogin.NewTopology(p.conn, p.c.ControlExchange, false)), flow.Options{}, false)
+	if err != nil {
+		return nil, err
+	}
+	p.startTaskManager(engine, m.cloud)
+	p.startRelay()
+	p.startTemplates(m)
+	return []any{"cloud", p.c.Cloud}, nil
+}
+
+func startAPIRole(ctx context.Context, p *process) ([]any, error) {
+	l, err := p.listen(ctx, p.c.apiAddress(), "[DEFAULT] bind_host", "bind_port")
+	if err != nil {
+		return nil, err
+	}
+	if err := p.openDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.joinBus(); err != nil {
+		return nil, err
+	}
+	var c *local.Cloud
+	if p.c.Cloud != cloudLocal {
+		return nil, noCloud(p.c.Cloud)
+	}
+	if c, err = p.newLocal(""); err != nil {
+		return nil, err
+	}
+	a, err := p.newAPI(c, nil, p.c.PublicEndpoint, "")
+	if err != nil {
+		return nil, err
+	}
+	p.startRelay()
+	p.serve("api", l, a, a.EndStreams)
+	return []any{"address", l.Addr().(*net.TCPAddr).String()}, nil
+}
+
+// noCloud refuses a cloud that cannot be used yet.
+func noCloud(name string) error {
+	return trove.Errorf(trove.KindNotImplemented, "[gotrove] cloud = %s: this release runs instances on its own machine only", name).
+		WithAction("set [gotrove] cloud = %s", cloudLocal)
+}
