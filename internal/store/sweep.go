@@ -44,11 +44,8 @@ func (s *Store) StuckInstances(ctx context.Context, grace time.Duration) (stuck 
 // Unstick ends the task of an instance with a fault, if it still is in that
 // task and still nothing works on it.
 func (s *Store) Unstick(ctx context.Context, was Stuck, becomes trove.Task, f trove.Fault) (done bool, err error) {
-	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
-		n, err := t.exec(ctx, `UPDATE instances AS i SET task_id = ?, task_description = ?, updated = ?
-			WHERE i.id = ? AND i.deleted = ? AND i.task_id = ? AND `+noWork,
-			int(becomes), becomes.Description(), s.now(), was.ID, false, int(was.Task))
-		if done = n > 0; err != nil || !done {
+	err = s.tx(ctx, func(ctx context.Context, t *tx) (err error) {
+		if done, err = t.endTask(ctx, was, becomes); err != nil || !done {
 			return err
 		}
 		return t.setFault(ctx, was.ID, f)

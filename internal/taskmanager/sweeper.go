@@ -83,21 +83,10 @@ func (s *Sweeper) free(ctx context.Context, one store.Stuck) error {
 		_, err := s.work.Accept(ctx, flow.KindDelete, one.ID, id, flow.Delete{})
 		return err
 	}
-	_, err := s.store.Unstick(ctx, one, afterwards(one.Task), trove.Fault{
+	_, err := s.store.Unstick(ctx, one, one.Task.AfterLoss(), trove.Fault{
 		Message: "The operation was lost: nothing works on it any more. (" + one.Task.Description() + ")",
 		Details: "Its request never reached a task manager, or was taken by one that is not there any more. Ask for it again; a lost creation can only be deleted.",
 		Created: time.Now().UTC(),
 	})
 	return err
-}
-
-// afterwards is the task that a lost one becomes.
-func afterwards(t trove.Task) trove.Task {
-	switch t {
-	case trove.TaskBuilding:
-		return trove.TaskErrorServer
-	case trove.TaskUpgrading:
-		return trove.TaskErrorUpgrading
-	}
-	return trove.TaskNone
 }

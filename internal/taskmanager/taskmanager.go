@@ -8,9 +8,13 @@ package taskmanager
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"time"
 
+	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
+	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/taskmanager/flow"
 	"github.com/gotrove/gotrove/internal/telemetry"
 	"github.com/gotrove/gotrove/internal/trove"
@@ -21,16 +25,65 @@ type Acceptor interface {
 	Accept(ctx context.Context, kind, subject, requestID string, state any) (bool, error)
 }
 
+// Rejecter ends messages that cannot be carried out (*store.Store).
+type Rejecter interface {
+	RejectOutbox(ctx context.Context, id string, r store.Rejection) (bool, error)
+}
+
 // Server implements the requests of rpcapi/taskmanager.
 type Server struct {
-	work Acceptor
-	log  *slog.Logger
+	work     Acceptor
+	messages Rejecter
+	log      *slog.Logger
 }
 
 var _ taskmanager.Server = (*Server)(nil)
 
-// NewServer makes a Server that hands everything to w.
-func NewServer(w Acceptor, log *slog.Logger) *Server { return &Server{w, log} }
+// NewServer makes a Server that hands everything to w, and what nobody can do
+// to r.
+func NewServer(w Acceptor, r Rejecter, log *slog.Logger) *Server { return &Server{w, r, log} }
+
+// otherVersions is how long a message that this version does not know, or fails
+// over, is sent on: a task manager of another version may be on the same queue.
+const otherVersions = 5 * time.Minute
+
+// Handler serves the requests. One that will never be understood would come
+// again for ever, and keep whatever looks after its instance waiting: it ends
+// with a fault of the instance.
+func (s *Server) Handler() rpc.Handler {
+	serve := taskmanager.Handler(s)
+	return rpc.HandlerFunc(func(ctx context.Context, in *rpc.Incoming) (any, error) {
+		result, err := serve.Handle(ctx, in)
+		if err == nil || in.Call || ctx.Err() != nil || trove.IsKind(err, trove.KindUnavailable) {
+			return result, err
+		}
+		if failed := s.reject(ctx, in, err); failed != nil {
+			return nil, failed
+		}
+		return nil, err
+	})
+}
+
+func (s *Server) reject(ctx context.Context, in *rpc.Incoming, why error) error {
+	if in.UniqueID == "" {
+		return nil
+	}
+	r := store.Rejection{Cause: "The task manager does not understand the request " + in.Method + ".",
+		Action: "Look at the task manager's log. If its version is not the API's, install the same, then ask again; a lost creation can only be deleted."}
+	remote, ok := errors.AsType[*rpc.RemoteError](why)
+	switch {
+	case ok && remote.Class == "TypeError", trove.IsKind(why, trove.KindBadRequest): // it is wrong whoever reads it
+	case ok:
+		r.After = otherVersions
+	default:
+		r.Cause, r.After = "The task manager could not take the request "+in.Method+".", otherVersions
+	}
+	done, err := s.messages.RejectOutbox(ctx, in.UniqueID, r)
+	if done {
+		s.log.ErrorContext(ctx, "a request is given up: it cannot be carried out", "method", in.Method, "message_id", in.UniqueID, "error", why)
+	}
+	return err
+}
 
 // CreateInstance accepts a creation. Of a request for several, each instance
 // fails with a cause of its own.

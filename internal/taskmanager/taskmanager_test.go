@@ -46,7 +46,7 @@ func instance(t *testing.T, s *store.Store, id string, task trove.Task, server s
 func TestMessagesBecomeWork(t *testing.T) {
 	t.Parallel()
 	s := worktest.Store(t)
-	h := rpctm.Handler(taskmanager.NewServer(engine(t, s), quiet))
+	h := taskmanager.NewServer(engine(t, s), s, quiet).Handler()
 	send := func(method, unique string, args map[string]any) error {
 		in := &rpc.Incoming{Method: method, Version: "1.0", UniqueID: unique, Args: map[string]json.RawMessage{}}
 		for k, v := range args {
@@ -89,6 +89,68 @@ func TestMessagesBecomeWork(t *testing.T) {
 	if err := send("restart", "", map[string]any{"instance_id": "i1"}); !trove.IsKind(err, trove.KindBadRequest) {
 		t.Errorf("without a unique id: %v", err)
 	}
+}
+
+// TestRejects: what can never be carried out ends, what another task manager or
+// another time may do comes again.
+func TestRejects(t *testing.T) {
+	t.Parallel()
+	s := worktest.Store(t)
+	e, away, sick := engine(t, s), broken{trove.Errorf(trove.KindUnavailable, "away")}, broken{errors.New("a fault in the program")}
+	for _, c := range []struct {
+		name, method, version, args string
+		to                          taskmanager.Acceptor
+		at, after                   bool // it is rejected at once, after a while
+	}{
+		{"wrong arguments", "create_instance", "1.0", `{"instance_id": {"is": "no text"}}`, e, true, true},
+		{"no instance", "restart", "1.0", `{}`, e, true, true},
+		{"unknown method", "dance", "1.0", `{"instance_id": "i"}`, e, false, true},
+		{"newer version", "restart", "1.9", `{"instance_id": "i"}`, e, false, true},
+		{"other fault", "restart", "1.0", `{"instance_id": "i"}`, sick, false, true},
+		{"store away", "restart", "1.0", `{"instance_id": "i"}`, away, false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			id := trove.NewID()
+			row := store.OutboxRow{ID: trove.NewID(), Topic: rpctm.Topic, Method: c.method, Body: []byte("{}")}
+			if err := s.CreateInstance(t.Context(), store.NewInstance{Instance: &trove.Instance{ID: id, Name: "n", TenantID: "p", FlavorID: "1", Task: trove.TaskBuilding},
+				Limits: trove.QuotaDelta{}, Outbox: []store.OutboxRow{row}}); err != nil {
+				t.Fatal(err)
+			}
+			in := &rpc.Incoming{Method: c.method, Version: c.version, UniqueID: row.ID}
+			if err := json.Unmarshal([]byte(c.args), &in.Args); err != nil {
+				t.Fatal(err)
+			}
+			look := func(when string, r taskmanager.Rejecter, rejected bool) {
+				t.Helper()
+				if _, err := taskmanager.NewServer(c.to, r, quiet).Handler().Handle(t.Context(), in); err == nil {
+					t.Errorf("%s: no error", when)
+				}
+				i, err := s.Instance(t.Context(), id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := i.Task == trove.TaskErrorServer && i.Fault != nil; got != rejected {
+					t.Errorf("%s: task %#x, fault %+v", when, i.Task, i.Fault)
+				}
+				rows, err := s.Outbox(t.Context(), 0, 100)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if left := slices.ContainsFunc(rows, func(r store.OutboxRow) bool { return r.ID == row.ID }); left == rejected {
+					t.Errorf("%s: the message is left: %t", when, left)
+				}
+			}
+			look("at once", s, c.at)
+			look("later", later{s}, c.after)
+		})
+	}
+}
+
+// broken accepts nothing.
+type broken struct{ err error }
+
+func (b broken) Accept(context.Context, string, string, string, any) (bool, error) {
+	return false, b.err
 }
 
 type servers struct {
@@ -191,4 +253,9 @@ type later struct{ *store.Store }
 
 func (l later) StuckInstances(ctx context.Context, _ time.Duration) ([]store.Stuck, error) {
 	return l.Store.StuckInstances(ctx, -time.Hour)
+}
+
+func (l later) RejectOutbox(ctx context.Context, id string, r store.Rejection) (bool, error) {
+	r.After -= time.Hour
+	return l.Store.RejectOutbox(ctx, id, r)
 }

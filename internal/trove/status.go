@@ -80,6 +80,23 @@ func (t Task) Description() string { return tasks[t].description }
 // Failed reports whether the task is the mark of a failed operation.
 func (t Task) Failed() bool { return tasks[t].failed }
 
+// AfterLoss is the task of an instance on which nothing works on this one any
+// more, and never will. A deletion can only be begun anew, a creation not.
+func (t Task) AfterLoss() Task {
+	switch t {
+	case TaskDeleting:
+		return TaskDeleting
+	case TaskBuilding:
+		return TaskErrorServer
+	case TaskUpgrading:
+		return TaskErrorUpgrading
+	}
+	if t.Failed() {
+		return t
+	}
+	return TaskNone
+}
+
 // ServiceStatus is what the guest agent says of the database engine. The
 // number is the status_id column of service_statuses. UPGRADING and RESTARTING
 // share a number; only the description tells them apart.
