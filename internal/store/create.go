@@ -39,6 +39,12 @@ func (s *Store) CreateInstance(ctx context.Context, n NewInstance) error {
 	}
 	now := s.now()
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {
+		if t.repeated {
+			// Ids are made anew for each: one that is there was made by us.
+			if found, _, err := t.lock(ctx, i.ID); err != nil || found {
+				return err
+			}
+		}
 		if i.ReplicaOf != "" {
 			if err := t.replicable(ctx, i.ReplicaOf); err != nil {
 				return err
@@ -47,12 +53,14 @@ func (s *Store) CreateInstance(ctx context.Context, n NewInstance) error {
 		if err := t.charge(ctx, i.TenantID, n.Cost, n.Limits); err != nil {
 			return err
 		}
+		var charges []any
 		for _, r := range chargeOrder {
-			if n.Cost[r] == 0 {
-				continue
+			if n.Cost[r] != 0 {
+				charges = append(charges, i.ID, string(r), n.Cost[r])
 			}
-			if _, err := t.exec(ctx, "INSERT INTO charges (instance_id, resource, amount) VALUES (?, ?, ?)",
-				i.ID, string(r), n.Cost[r]); err != nil {
+		}
+		if len(charges) > 0 {
+			if _, err := t.exec(ctx, s.d.insert("charges", len(charges)/3, []string{"instance_id", "resource", "amount"}), charges...); err != nil {
 				return err
 			}
 		}
@@ -65,22 +73,26 @@ func (s *Store) CreateInstance(ctx context.Context, n NewInstance) error {
 			null(i.ShardID), null(i.Type), null(i.RegionID), null(i.EncryptedKey), access); err != nil {
 			return err
 		}
-		if err := t.setService(ctx, i.ID, trove.ServiceNew); err != nil {
+		if err := t.addService(ctx, i.ID, trove.ServiceNew); err != nil {
 			return err
 		}
 		return t.insertOutbox(ctx, i.ID, n.Outbox)
 	})
 }
 
-// replicable makes sure that a replica of an instance may be made.
+// replicable makes sure that a replica of an instance may be made, and lets
+// nobody begin to delete it before.
 func (t *tx) replicable(ctx context.Context, id string) error {
+	if live, err := t.live(ctx, id); err != nil {
+		return err
+	} else if !live {
+		return notFound(id)
+	}
 	var task int
-	found, err := t.one(ctx, "SELECT task_id FROM instances WHERE id = ? AND deleted = ?", []any{id, false}, &task)
+	_, err := t.one(ctx, "SELECT task_id FROM instances WHERE id = ?", []any{id}, &task)
 	switch {
 	case err != nil:
 		return err
-	case !found:
-		return notFound(id)
 	case trove.Task(task) == trove.TaskDeleting:
 		return beingDeleted(id)
 	}

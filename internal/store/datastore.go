@@ -76,8 +76,8 @@ func (c session) datastores(ctx context.Context, where string, args ...any) ([]t
 	err = c.each(ctx, "SELECT "+versionColumns+` FROM datastores d JOIN datastore_versions v ON v.datastore_id = d.id
 		WHERE `+where+" ORDER BY v.name, v.version", args, func(r *sql.Rows) error {
 		v, err := scanVersion(r)
-		if err == nil {
-			d := &out[at[v.DatastoreID]]
+		if i, ok := at[v.DatastoreID]; err == nil && ok { // not one made since
+			d := &out[i]
 			d.Versions = append(d.Versions, v)
 		}
 		return err

@@ -130,25 +130,49 @@ func (s *Store) Observe(ctx context.Context, seen map[string]trove.ServerObserva
 		}
 		return 1
 	})
-	return s.tx(ctx, func(ctx context.Context, t *tx) error {
-		live := map[string]bool{}
-		if err := t.each(ctx, "SELECT id FROM instances WHERE deleted = ?", []any{false}, func(r *sql.Rows) error {
-			var id string
-			err := r.Scan(&id)
-			live[id] = true
-			return err
+	for _, n := range chunks(len(rows)) {
+		some := rows[:n]
+		rows = rows[n:]
+		if err := s.tx(ctx, func(ctx context.Context, t *tx) error {
+			ids := make([]any, len(some))
+			for i, r := range some {
+				ids[i] = r.id
+			}
+			// Locked: a deletion that ends now must leave nothing behind.
+			live := map[string]bool{}
+			if err := t.each(ctx, "SELECT id FROM instances WHERE id IN ("+marks(len(ids))+") AND deleted = ? ORDER BY id"+s.d.forUpdate,
+				append(ids, false), func(r *sql.Rows) error {
+					var id string
+					err := r.Scan(&id)
+					live[id] = true
+					return err
+				}); err != nil {
+				return err
+			}
+			upsert := s.d.upsert("observed", []string{"instance_id"}, []string{"server_status", "addresses", "seen_at"})
+			for _, r := range some {
+				if !live[r.id] {
+					continue
+				}
+				if _, err := t.exec(ctx, upsert, r.id, r.status, r.addresses, micros(r.at)); err != nil {
+					return err
+				}
+			}
+			return nil
 		}); err != nil {
 			return err
 		}
-		upsert := s.d.upsert("observed", []string{"instance_id"}, []string{"server_status", "addresses", "seen_at"})
-		for _, r := range rows {
-			if !live[r.id] {
-				continue
-			}
-			if _, err := t.exec(ctx, upsert, r.id, r.status, r.addresses, micros(r.at)); err != nil {
-				return err
-			}
+	}
+	return nil
+}
+
+// chunks cuts n rows into pieces of few sizes, so that statements about a piece
+// have few texts.
+func chunks(n int) (sizes []int) {
+	for _, size := range []int{100, 10, 1} {
+		for ; n >= size; n -= size {
+			sizes = append(sizes, size)
 		}
-		return nil
-	})
+	}
+	return sizes
 }

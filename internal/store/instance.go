@@ -54,7 +54,9 @@ func (c session) instance(ctx context.Context, id string) (*trove.Instance, erro
 	if err != nil {
 		return nil, err
 	}
-	if len(found) == 0 {
+	// The collation of a database that the original made may take another id
+	// for the same.
+	if len(found) == 0 || found[0].ID != id {
 		return nil, notFound(id)
 	}
 	return found[0], nil
@@ -84,6 +86,9 @@ func (s *Store) ListInstances(ctx context.Context, f InstanceFilter, p Page) (pa
 	if len(page) > p.Limit {
 		page = page[:p.Limit]
 		next = page[p.Limit-1].ID
+	}
+	if f.TenantID != "" { // as in instance
+		page = slices.DeleteFunc(page, func(i *trove.Instance) bool { return i.TenantID != f.TenantID })
 	}
 	slices.SortStableFunc(page, func(a, b *trove.Instance) int { return b.Created.Compare(a.Created) })
 	return page, next, nil
@@ -115,22 +120,33 @@ const instanceColumns = `i.id, i.name, i.tenant_id, i.hostname, i.region_id, i.f
 	i.slave_of_id, i.cluster_id, i.shard_id, i.type, i.access, i.encrypted_key,
 	v.id, v.datastore_id, d.name, v.name, v.version, v.manager, v.image_id, v.image_tags, v.packages,
 	v.registry_ext, v.repl_strategy, v.active,
-	o.server_status, o.addresses, o.seen_at`
+	o.server_status, o.addresses, o.seen_at,
+	s.status_id, s.status_description, s.updated_at, f.message, f.details, f.updated`
 
 // instances reads the live instances that a condition on table i chooses, at
-// most so many, in the order of ids, each complete. Five queries, always: what
-// belongs to instances is read for the whole range of ids at once.
+// most so many, in the order of ids, each complete. Two queries, whatever it
+// finds: what an instance has one of comes with it, what it may have many of
+// comes with the second.
 func (c session) instances(ctx context.Context, where string, args []any, most int) ([]*trove.Instance, error) {
+	page := " FROM (SELECT i.* FROM instances i WHERE " + where + " ORDER BY i.id LIMIT ?) i "
+	args = slices.Concat(args, []any{most})
 	var out []*trove.Instance
 	byID := map[string]*trove.Instance{}
-	err := c.each(ctx, `SELECT `+instanceColumns+` FROM instances i
+	// No unique key says that an instance has one status and one fault only: the
+	// newest counts.
+	err := c.each(ctx, "SELECT "+instanceColumns+page+`
 		LEFT JOIN datastore_versions v ON v.id = i.datastore_version_id
 		LEFT JOIN datastores d ON d.id = v.datastore_id
 		LEFT JOIN observed o ON o.instance_id = i.id
-		WHERE `+where+` ORDER BY i.id LIMIT ?`, slices.Concat(args, []any{most}), func(r *sql.Rows) error {
+		LEFT JOIN service_statuses s ON s.instance_id = i.id
+		LEFT JOIN instance_faults f ON f.instance_id = i.id AND f.deleted = ?
+		ORDER BY i.id, s.updated_at, f.updated`, slices.Concat(args, []any{false}), func(r *sql.Rows) error {
 		i, err := scanInstance(r)
 		if err != nil {
 			return err
+		}
+		if n := len(out); n > 0 && out[n-1].ID == i.ID {
+			out = out[:n-1]
 		}
 		out = append(out, i)
 		byID[i.ID] = i
@@ -139,65 +155,27 @@ func (c session) instances(ctx context.Context, where string, args []any, most i
 	if err != nil || len(out) == 0 {
 		return nil, err
 	}
-	where += " AND i.id <= ?"
-	args = slices.Concat(args, []any{out[len(out)-1].ID})
-
-	// No unique key says that an instance has one status only: the newest counts.
-	err = c.each(ctx, `SELECT s.instance_id, s.status_id, s.status_description, s.updated_at
-		FROM instances i JOIN service_statuses s ON s.instance_id = i.id
-		WHERE `+where+` ORDER BY s.updated_at`, args, func(r *sql.Rows) error {
-		var id string
-		var st trove.ServiceStatus
-		var at sql.NullTime
-		if err := r.Scan(&id, &st.Code, &st.Description, &at); err != nil {
-			return err
-		}
-		byID[id].Service, byID[id].ServiceUpdated = st, at.Time.UTC()
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	err = c.each(ctx, `SELECT f.instance_id, f.message, f.details, f.updated
-		FROM instances i JOIN instance_faults f ON f.instance_id = i.id AND f.deleted = ?
-		WHERE `+where+` ORDER BY f.updated`, slices.Concat([]any{false}, args), func(r *sql.Rows) error {
-		var id string
-		var f trove.Fault
-		if err := r.Scan(&id, &f.Message, &f.Details, &f.Created); err != nil {
-			return err
-		}
-		f.Created = f.Created.UTC()
-		byID[id].Fault = &f
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	err = c.each(ctx, `SELECT i.id, r.id FROM instances i JOIN instances r ON r.slave_of_id = i.id AND r.deleted = ?
-		WHERE `+where, slices.Concat([]any{false}, args), func(r *sql.Rows) error {
-		var id, replica string
-		if err := r.Scan(&id, &replica); err != nil {
-			return err
-		}
-		byID[id].Replicas = append(byID[id].Replicas, replica)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
+	err = c.each(ctx, "SELECT i.id, r.id"+page+`JOIN instances r ON r.slave_of_id = i.id AND r.deleted = ?
+		UNION ALL SELECT i.id, NULL`+page+"JOIN backups b ON b.instance_id = i.id AND b.deleted = ? AND b.state IN ('NEW', 'BUILDING', 'SAVING')",
+		slices.Concat(args, []any{false}, args, []any{false}), func(r *sql.Rows) error {
+			var id string
+			var replica sql.NullString
+			if err := r.Scan(&id, &replica); err != nil {
+				return err
+			}
+			i := byID[id]
+			switch {
+			case i == nil: // made since the first query
+			case replica.Valid:
+				i.Replicas = append(i.Replicas, replica.String)
+			default:
+				i.BackupRunning = true
+			}
+			return nil
+		})
 	for _, i := range out {
-		slices.Sort(i.Replicas) // not ORDER BY: it would make SQLite read every live instance
+		slices.Sort(i.Replicas)
 	}
-	err = c.each(ctx, `SELECT DISTINCT b.instance_id FROM instances i
-		JOIN backups b ON b.instance_id = i.id AND b.deleted = ? AND b.state IN ('NEW', 'BUILDING', 'SAVING')
-		WHERE `+where, slices.Concat([]any{false}, args), func(r *sql.Rows) error {
-		var id string
-		if err := r.Scan(&id); err != nil {
-			return err
-		}
-		byID[id].BackupRunning = true
-		return nil
-	})
 	return out, err
 }
 
@@ -213,13 +191,17 @@ func scanInstance(r *sql.Rows) (*trove.Instance, error) {
 		vImage, vTags, vPackages, vRegistry, vStrategy sql.NullString
 		vActive                                        sql.NullBool
 		status, addresses                              sql.NullString
+		code                                           sql.NullInt64
+		description, message, details                  sql.NullString
+		reported, failed                               sql.NullTime
 	)
 	if err := r.Scan(&i.ID, &name, &tenant, &host, &region, &flavor, &created, &updated,
 		&task, &compute, &volume, &size, &conf,
 		&replicaOf, &cluster, &shard, &typ, &access, &key,
 		&vID, &vStore, &dName, &vName, &vNumber, &vManager, &vImage, &vTags, &vPackages,
 		&vRegistry, &vStrategy, &vActive,
-		&status, &addresses, &seen); err != nil {
+		&status, &addresses, &seen,
+		&code, &description, &reported, &message, &details, &failed); err != nil {
 		return nil, err
 	}
 	i.Name, i.TenantID, i.Hostname, i.RegionID, i.FlavorID = name.String, tenant.String, host.String, region.String, flavor.String
@@ -235,6 +217,10 @@ func scanInstance(r *sql.Rows) (*trove.Instance, error) {
 			ImageID: vImage.String, ImageTags: list(vTags.String), Packages: list(vPackages.String),
 			RegistryExt: vRegistry.String, ReplStrategy: vStrategy.String, Active: vActive.Bool,
 		}
+	}
+	i.Service, i.ServiceUpdated = trove.ServiceStatus{Code: int(code.Int64), Description: description.String}, reported.Time.UTC()
+	if message.Valid {
+		i.Fault = &trove.Fault{Message: message.String, Details: details.String, Created: failed.Time.UTC()}
 	}
 	var err error
 	i.Server.Status, i.Server.SeenAt = status.String, fromMicros(seen.Int64)

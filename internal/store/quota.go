@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gotrove/gotrove/internal/trove"
@@ -114,11 +115,16 @@ func joinResources(rs []trove.Resource) string {
 	return strings.Join(names, ", ")
 }
 
-// charge adds cost to a project's use. Check and change are one statement per
-// resource, so that no two charges can both take what is left. What does not
-// fit is KindOverLimit, naming every resource, and nothing is to be committed.
+// charge adds cost to a project's use. The project's rows are locked before
+// they are looked at, so that no two charges can both take what is left. What
+// does not fit is KindOverLimit, naming every resource, and nothing is to be
+// committed.
 func (t *tx) charge(ctx context.Context, tenant string, cost, defaults trove.QuotaDelta) error {
 	limits, err := t.limits(ctx, tenant, defaults)
+	if err != nil {
+		return err
+	}
+	used, err := t.usage(ctx, tenant, cost)
 	if err != nil {
 		return err
 	}
@@ -129,25 +135,13 @@ func (t *tx) charge(ctx context.Context, tenant string, cost, defaults trove.Quo
 		if n <= 0 {
 			continue
 		}
-		if _, err := t.exec(ctx, t.s.d.upsert("quota_usages", []string{"tenant_id", "resource"}, nil, "id", "created", "updated", "in_use", "reserved"),
-			tenant, string(r), trove.NewID(), now, now, 0, 0); err != nil {
+		if limits[r] >= 0 && used[r]+n > limits[r] {
+			over = append(over, fmt.Sprintf("%s (requested %d, used %d, limit %d)", r, n, used[r], limits[r]))
+			continue
+		}
+		if _, err := t.exec(ctx, "UPDATE quota_usages SET in_use = in_use + ?, updated = ? WHERE tenant_id = ? AND resource = ?",
+			n, now, tenant, string(r)); err != nil {
 			return err
-		}
-		where, args := "", []any{n, now, tenant, string(r)}
-		if limits[r] >= 0 {
-			where, args = " AND in_use + reserved + ? <= ?", append(args, n, limits[r])
-		}
-		done, err := t.exec(ctx, "UPDATE quota_usages SET in_use = in_use + ?, updated = ? WHERE tenant_id = ? AND resource = ?"+where, args...)
-		if err != nil {
-			return err
-		}
-		if done == 0 {
-			var used int
-			if _, err := t.one(ctx, "SELECT in_use + reserved FROM quota_usages WHERE tenant_id = ? AND resource = ?",
-				[]any{tenant, string(r)}, &used); err != nil {
-				return err
-			}
-			over = append(over, fmt.Sprintf("%s (requested %d, used %d, limit %d)", r, n, used, limits[r]))
 		}
 	}
 	if len(over) > 0 {
@@ -155,6 +149,47 @@ func (t *tx) charge(ctx context.Context, tenant string, cost, defaults trove.Quo
 			WithAction("Delete instances that are not needed, or ask an operator for a higher limit.")
 	}
 	return nil
+}
+
+// usage locks a project's use of what cost is about, in one order for all, and
+// tells it. Rows that are missing are made.
+func (t *tx) usage(ctx context.Context, tenant string, cost trove.QuotaDelta) (trove.QuotaDelta, error) {
+	var wanted []any
+	for _, r := range chargeOrder {
+		if cost[r] > 0 {
+			wanted = append(wanted, string(r))
+		}
+	}
+	if len(wanted) == 0 {
+		return trove.QuotaDelta{}, nil
+	}
+	for {
+		used := trove.QuotaDelta{}
+		if err := t.each(ctx, "SELECT resource, in_use, reserved FROM quota_usages WHERE tenant_id = ? AND resource IN ("+marks(len(wanted))+
+			") ORDER BY resource"+t.s.d.forUpdate, append([]any{tenant}, wanted...), func(r *sql.Rows) error {
+			var name string
+			var inUse, reserved sql.NullInt64
+			err := r.Scan(&name, &inUse, &reserved)
+			used[trove.Resource(name)] = int(inUse.Int64 + reserved.Int64)
+			return err
+		}); err != nil {
+			return nil, err
+		}
+		if len(used) >= len(wanted) {
+			return used, nil
+		}
+		now := t.s.now()
+		slices.SortFunc(wanted, func(a, b any) int { return strings.Compare(a.(string), b.(string)) })
+		for _, r := range wanted {
+			if _, there := used[trove.Resource(r.(string))]; there {
+				continue
+			}
+			if _, err := t.exec(ctx, t.s.d.upsert("quota_usages", []string{"tenant_id", "resource"}, nil, "id", "created", "updated", "in_use", "reserved"),
+				tenant, r, trove.NewID(), now, now, 0, 0); err != nil {
+				return nil, err
+			}
+		}
+	}
 }
 
 // refund takes cost off a project's use, which never goes below nothing.

@@ -24,6 +24,15 @@ func beingDeleted(id string) error {
 // gets KindUnprocessable, which says what stands in the way.
 func (s *Store) BeginTask(ctx context.Context, id string, c TaskChange) error {
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {
+		// What is read next decides, so it must not change.
+		if live, err := t.live(ctx, id); err != nil {
+			return err
+		} else if !live {
+			return notFound(id)
+		}
+		if done, err := t.sent(ctx, c.Outbox); err != nil || done {
+			return err
+		}
 		inst, err := t.instance(ctx, id)
 		if err != nil {
 			return err
@@ -49,6 +58,18 @@ func (s *Store) BeginTask(ctx context.Context, id string, c TaskChange) error {
 	})
 }
 
+// sent tells of a repeated transaction whether it was committed the first time:
+// then its messages are there, or work that came of them.
+func (t *tx) sent(ctx context.Context, outbox []OutboxRow) (bool, error) {
+	if !t.repeated || len(outbox) == 0 {
+		return false, nil
+	}
+	var n int
+	_, err := t.one(ctx, "SELECT (SELECT COUNT(*) FROM outbox WHERE id = ?) + (SELECT COUNT(*) FROM work WHERE request_id = ?)",
+		[]any{outbox[0].ID, outbox[0].ID}, &n)
+	return n > 0, err
+}
+
 // SetTask sets the task of an instance that an operation has in its hands. An
 // instance that is being deleted stays so: KindUnprocessable, unless task is
 // TaskDeleting.
@@ -72,11 +93,11 @@ func (s *Store) SetTask(ctx context.Context, id string, task trove.Task) error {
 	})
 }
 
-// live reports whether there is an instance that is not deleted.
+// live reports whether there is an instance that is not deleted, and lets
+// nobody else change it.
 func (t *tx) live(ctx context.Context, id string) (bool, error) {
-	var n int
-	_, err := t.one(ctx, "SELECT COUNT(*) FROM instances WHERE id = ? AND deleted = ?", []any{id, false}, &n)
-	return n > 0, err
+	_, live, err := t.lock(ctx, id)
+	return live, err
 }
 
 // SetServiceStatus writes what the control plane says of the engine: that it
@@ -99,8 +120,12 @@ func (t *tx) setService(ctx context.Context, id string, st trove.ServiceStatus) 
 	if err != nil || n > 0 {
 		return err
 	}
-	_, err = t.exec(ctx, `INSERT INTO service_statuses (id, instance_id, status_id, status_description, updated_at)
-		VALUES (?, ?, ?, ?, ?)`, trove.NewID(), id, st.Code, st.Description, now)
+	return t.addService(ctx, id, st)
+}
+
+func (t *tx) addService(ctx context.Context, id string, st trove.ServiceStatus) error {
+	_, err := t.exec(ctx, `INSERT INTO service_statuses (id, instance_id, status_id, status_description, updated_at)
+		VALUES (?, ?, ?, ?, ?)`, trove.NewID(), id, st.Code, st.Description, t.s.now())
 	return err
 }
 
@@ -114,6 +139,11 @@ func (s *Store) BeginDelete(ctx context.Context, id string, outbox []OutboxRow) 
 		methods = append(methods, r.Method)
 	}
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {
+		if live, err := t.live(ctx, id); err != nil {
+			return err
+		} else if !live {
+			return notFound(id)
+		}
 		var replicas int
 		if _, err := t.one(ctx, "SELECT COUNT(*) FROM instances WHERE slave_of_id = ? AND deleted = ?", []any{id, false}, &replicas); err != nil {
 			return err
@@ -122,15 +152,11 @@ func (s *Store) BeginDelete(ctx context.Context, id string, outbox []OutboxRow) 
 			return trove.Errorf(trove.KindForbidden, "Instance %s cannot be deleted: it has %d replicas.", id, replicas).
 				WithAction("Delete or detach its replicas first.")
 		}
-		n, err := t.exec(ctx, `UPDATE instances SET task_id = ?, task_description = ?, configuration_id = NULL, updated = ?
-			WHERE id = ? AND deleted = ?`, int(trove.TaskDeleting), trove.TaskDeleting.Description(), s.now(), id, false)
-		if err != nil {
+		if _, err := t.exec(ctx, `UPDATE instances SET task_id = ?, task_description = ?, configuration_id = NULL, updated = ?
+			WHERE id = ?`, int(trove.TaskDeleting), trove.TaskDeleting.Description(), s.now(), id); err != nil {
 			return err
 		}
-		if n == 0 {
-			return notFound(id)
-		}
-		n, err = t.exec(ctx, `UPDATE work SET wish = 'cancel', run_at = `+s.d.nowMicros+`, wakes = wakes + 1
+		n, err := t.exec(ctx, `UPDATE work SET wish = 'cancel', run_at = `+s.d.nowMicros+`, wakes = wakes + 1
 			WHERE subject = ? AND outcome IN ('pending', 'running') AND kind NOT IN (`+marks(len(methods))+`)`,
 			append([]any{id}, methods...)...)
 		if err != nil {
@@ -160,22 +186,26 @@ func (s *Store) BeginDelete(ctx context.Context, id string, outbox []OutboxRow) 
 // row about it that nobody needs any more go. A second time is no error.
 func (s *Store) FinishDelete(ctx context.Context, id string) error {
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {
-		var deleted sql.NullBool
-		var tenant sql.NullString
-		var size sql.NullInt64
-		found, err := t.one(ctx, "SELECT deleted, tenant_id, volume_size FROM instances WHERE id = ?", []any{id}, &deleted, &tenant, &size)
+		found, live, err := t.lock(ctx, id)
 		if err != nil {
 			return err
 		}
 		if !found {
 			return notFound(id)
 		}
+		if !live {
+			return nil
+		}
+		var tenant sql.NullString
+		var size sql.NullInt64
+		if _, err := t.one(ctx, "SELECT tenant_id, volume_size FROM instances WHERE id = ?", []any{id}, &tenant, &size); err != nil {
+			return err
+		}
 		now := s.now()
-		n, err := t.exec(ctx, `UPDATE instances SET deleted = ?, deleted_at = ?, updated = ?, task_id = ?, task_description = ?,
+		if _, err := t.exec(ctx, `UPDATE instances SET deleted = ?, deleted_at = ?, updated = ?, task_id = ?, task_description = ?,
 			datastore_version_id = NULL, configuration_id = NULL, slave_of_id = NULL, cluster_id = NULL
-			WHERE id = ? AND deleted = ?`,
-			true, now, now, int(trove.TaskNone), trove.TaskNone.Description(), id, false)
-		if err != nil || n == 0 {
+			WHERE id = ?`,
+			true, now, now, int(trove.TaskNone), trove.TaskNone.Description(), id); err != nil {
 			return err
 		}
 		cost, err := t.charged(ctx, id, int(size.Int64))
@@ -196,6 +226,7 @@ func (s *Store) FinishDelete(ctx context.Context, id string) error {
 			"DELETE FROM outbox WHERE subject = ?",
 			"DELETE FROM observed WHERE instance_id = ?",
 			"DELETE FROM conductor_lastseen WHERE instance_id = ?",
+			"DELETE FROM guest_credentials WHERE instance_id = ?",
 		} {
 			if _, err := t.exec(ctx, statement, id); err != nil {
 				return err

@@ -80,18 +80,21 @@ type WorkSaved struct {
 const unfinished = "w.outcome IN ('pending', 'running')"
 
 // notBlocked is the condition for a row w that may run as far as other work on
-// the same subject is concerned: none is older, none holds a lease. It takes
-// the time now as argument.
+// the same subject is concerned: none has begun, and none is older.
 const notBlocked = `NOT EXISTS (SELECT 1 FROM work o WHERE o.subject = w.subject AND o.id <> w.id
 	AND o.outcome IN ('pending', 'running')
-	AND (o.created < w.created OR (o.created = w.created AND o.id < w.id)
-		OR (o.lease_owner <> '' AND o.lease_until > ?)))`
+	AND (o.begun_on IS NOT NULL OR w.begun_on IS NULL AND (o.created < w.created OR (o.created = w.created AND o.id < w.id))))`
 
 // AcceptWork writes a piece of work and removes the outbox row of its request,
 // if the request came from our own outbox. It reports false, and changes
 // nothing but the outbox, if work with the same RequestID is there already.
 func (s *Store) AcceptWork(ctx context.Context, w NewWork) (accepted bool, err error) {
 	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
+		// Others that accept work on this subject wait, so that the clock that is
+		// read next gives the order.
+		if _, _, err := t.lock(ctx, w.Subject); err != nil {
+			return err
+		}
 		now, err := t.dbNow(ctx)
 		if err != nil {
 			return err
@@ -109,10 +112,18 @@ func (s *Store) AcceptWork(ctx context.Context, w NewWork) (accepted bool, err e
 		if accepted, err = t.insertNew(ctx, "work",
 			[]string{"id", "kind", "subject", "request_id", "rpc_context", "step", "state", "run_at", "outcome", "created"},
 			w.ID, w.Kind, w.Subject, w.RequestID, string(w.RPCContext), w.Step, string(w.State), now, string(trove.OperationPending), created,
-		); err != nil || !accepted {
+		); err != nil {
 			return err
 		}
 		t.workChanged()
+		if !accepted {
+			if t.repeated {
+				var id string
+				_, err = t.one(ctx, "SELECT id FROM work WHERE request_id = ?", []any{w.RequestID}, &id)
+				accepted = id == w.ID
+			}
+			return err
+		}
 		return t.addEvent(ctx, now, trove.OperationEvent{OperationID: w.ID, InstanceID: w.Subject, Kind: w.Kind, State: trove.OperationPending})
 	})
 	return accepted, err
@@ -125,70 +136,84 @@ func (s *Store) LeaseWork(ctx context.Context, owner string, kinds []string, lea
 	if len(kinds) == 0 {
 		return nil, nil
 	}
-	due := `SELECT w.id FROM work w WHERE ` + unfinished + ` AND w.run_at <= ? AND (w.lease_owner = '' OR w.lease_until <= ?)
-		AND w.kind IN (` + marks(len(kinds)) + `) AND ` + notBlocked + ` ORDER BY w.run_at, w.created LIMIT ?`
-	find := func(ctx context.Context, c session) (now int64, id string, err error) {
-		if now, err = c.dbNow(ctx); err != nil {
-			return 0, "", err
-		}
-		args := []any{now, now}
-		for _, k := range kinds {
-			args = append(args, k)
-		}
-		_, err = c.one(ctx, due, append(args, now, 1), &id)
-		return now, id, err
+	due := `SELECT w.id, w.subject FROM work w WHERE ` + unfinished + " AND w.run_at <= " + s.d.nowMicros +
+		" AND (w.lease_owner = '' OR w.lease_until <= " + s.d.nowMicros + `) AND w.kind IN (` + marks(len(kinds)) + `) AND ` + notBlocked +
+		` ORDER BY w.run_at, w.created LIMIT ?`
+	var args []any
+	for _, k := range kinds {
+		args = append(args, k)
 	}
-	// Looking takes no lock; only a row that was seen is worth one.
-	var seen string
-	err = s.read(ctx, func(ctx context.Context, c session) (err error) {
-		_, seen, err = find(ctx, c)
-		return err
+	type candidate struct{ id, subject string }
+	var found []candidate
+	// Looking takes no lock; only rows that were seen are worth one.
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		return c.each(ctx, due, append(args, leaseCandidates), func(r *sql.Rows) error {
+			var one candidate
+			err := r.Scan(&one.id, &one.subject)
+			found = append(found, one)
+			return err
+		})
 	})
-	if err != nil || seen == "" {
-		return nil, err
+	for _, c := range found {
+		if err == nil && leased == nil {
+			leased, err = s.leaseWork(ctx, owner, c.id, c.subject, lease)
+		}
 	}
+	return leased, err
+}
+
+// leaseCandidates is how many rows LeaseWork tries: others take them too.
+const leaseCandidates = 8
+
+// leaseWork is LeaseWork for one row; nil if somebody was quicker.
+func (s *Store) leaseWork(ctx context.Context, owner, id, subject string, lease time.Duration) (leased *Work, err error) {
 	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
 		leased = nil
-		now, id, err := find(ctx, t.session)
-		if err != nil || id == "" {
-			return err
-		}
-		n, err := t.exec(ctx, `UPDATE work SET
-			deadline_at = CASE WHEN deadline_at = 0 THEN 0
-				WHEN ? > run_at AND ? > lease_until THEN deadline_at + ? - CASE WHEN run_at > lease_until THEN run_at ELSE lease_until END
-				ELSE deadline_at END,
-			lease_owner = ?, lease_until = ?, version = version + 1
-			WHERE id = ? AND (lease_owner = '' OR lease_until <= ?)`,
-			now, now, now, owner, now+lease.Microseconds(), id, now)
-		if err != nil || n == 0 {
+		// Who begins work on this subject, or accepts some, waits.
+		if _, _, err := t.lock(ctx, subject); err != nil {
 			return err
 		}
 		var (
-			w                          = Work{ID: id, Now: fromMicros(now)}
-			deadline, created          int64
+			w                          = Work{ID: id, Subject: subject}
+			now, deadline, created     int64
+			runAt, until               int64
 			rpcContext, state, outcome string
 		)
-		if _, err := t.one(ctx, `SELECT kind, subject, rpc_context, step, state, version, deadline_at, attempt, wakes, wish, created, outcome
-			FROM work WHERE id = ?`, []any{id},
-			&w.Kind, &w.Subject, &rpcContext, &w.Step, &state, &w.Version, &deadline, &w.Attempt, &w.Wakes, &w.Wish, &created, &outcome); err != nil {
+		found, err := t.one(ctx, `SELECT w.kind, w.rpc_context, w.step, w.state, w.version, w.deadline_at, w.attempt, w.wakes, w.wish,
+			w.created, w.outcome, w.run_at, w.lease_until, `+s.d.nowMicros+` FROM work w WHERE w.id = ? AND `+unfinished+`
+			AND w.run_at <= `+s.d.nowMicros+" AND (w.lease_owner = '' OR w.lease_owner = ? OR w.lease_until <= "+s.d.nowMicros+") AND "+notBlocked,
+			[]any{id, owner}, &w.Kind, &rpcContext, &w.Step, &state, &w.Version, &deadline, &w.Attempt, &w.Wakes, &w.Wish,
+			&created, &outcome, &runAt, &until, &now)
+		if err != nil || !found {
 			return err
 		}
-		w.RPCContext, w.State = []byte(rpcContext), []byte(state)
+		if due := max(runAt, until); deadline != 0 && now > due {
+			deadline += now - due
+		}
+		n, err := t.exec(ctx, `UPDATE work SET deadline_at = ?, lease_owner = ?, lease_until = ?, version = version + 1, outcome = ?, begun_on = subject
+			WHERE id = ? AND version = ?`, deadline, owner, now+lease.Microseconds(), string(trove.OperationRunning), id, w.Version)
+		if err != nil || n == 0 {
+			return err
+		}
+		w.Version++
+		w.Now, w.RPCContext, w.State = fromMicros(now), []byte(rpcContext), []byte(state)
 		w.Deadline, w.Created = fromMicros(deadline), fromMicros(created)
 		leased = &w
 		if outcome != string(trove.OperationPending) {
 			return nil
 		}
-		if _, err := t.exec(ctx, "UPDATE work SET outcome = ? WHERE id = ?", string(trove.OperationRunning), id); err != nil {
-			return err
-		}
-		start := trove.OperationEvent{OperationID: id, InstanceID: w.Subject, Kind: w.Kind, State: trove.OperationRunning}
+		start := trove.OperationEvent{OperationID: id, InstanceID: subject, Kind: w.Kind, State: trove.OperationRunning}
 		if err := t.addEvent(ctx, now, start); err != nil {
 			return err
 		}
 		start.Step = w.Step
 		return t.addEvent(ctx, now, start)
 	})
+	if trove.IsKind(err, trove.KindConflict) {
+		// Other work on a subject that is no instance, and so has no lock, has
+		// begun in the same moment: begun_on is unique.
+		return nil, nil //nolint:nilnil // somebody was quicker
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -211,32 +236,41 @@ func (s *Store) RenewWork(ctx context.Context, id, owner string, lease time.Dura
 // is written, if the lease was lost.
 func (s *Store) SaveWork(ctx context.Context, u WorkUpdate) (saved WorkSaved, err error) {
 	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
+		if len(u.Events) > 0 {
+			if err := t.lockEvents(ctx, u.Events[0].InstanceID); err != nil {
+				return err
+			}
+		}
 		now, err := t.dbNow(ctx)
 		if err != nil {
 			return err
 		}
-		owner, until, outcome, ended := u.Owner, now+u.Lease.Microseconds(), trove.OperationRunning, int64(0)
+		owner, until, outcome, ended, begun := u.Owner, now+u.Lease.Microseconds(), trove.OperationRunning, int64(0), "subject"
 		if u.Release || u.Finished != "" {
 			owner, until = "", 0
 		}
 		if u.Finished != "" {
-			outcome, ended = u.Finished, now
+			outcome, ended, begun = u.Finished, now, "NULL"
 		}
 		n, err := t.exec(ctx, `UPDATE work SET step = ?, state = ?, attempt = ?, deadline_at = ?, version = version + 1,
 			lease_owner = ?, lease_until = ?, run_at = CASE WHEN wakes > ? THEN `+s.d.bigint+" ELSE "+s.d.bigint+` END,
-			outcome = ?, ended = ?, error = ?, action = ?
+			outcome = ?, ended = ?, error = ?, action = ?, begun_on = `+begun+`
 			WHERE id = ? AND version = ? AND lease_owner = ?`,
 			u.Step, string(u.State), u.Attempt, micros(u.Deadline), owner, until, u.SeenWakes, now, now+u.RunIn.Microseconds(),
 			string(outcome), ended, u.Cause, u.Action, u.ID, u.Version, u.Owner)
 		if err != nil {
 			return err
 		}
-		if n == 0 {
-			return lostLease()
-		}
-		if _, err := t.one(ctx, "SELECT version, wakes, wish FROM work WHERE id = ?", []any{u.ID},
-			&saved.Version, &saved.Wakes, &saved.Wish); err != nil {
+		var is string
+		if _, err := t.one(ctx, "SELECT version, wakes, wish, lease_owner FROM work WHERE id = ?", []any{u.ID},
+			&saved.Version, &saved.Wakes, &saved.Wish, &is); err != nil {
 			return err
+		}
+		if n == 0 {
+			if t.repeated && saved.Version == u.Version+1 && is == owner {
+				return nil // it was committed the first time
+			}
+			return lostLease()
 		}
 		for _, e := range u.Events {
 			if err := t.addEvent(ctx, now, e); err != nil {
@@ -325,7 +359,7 @@ func (s *Store) NextDueWork(ctx context.Context, kinds []string) (in time.Durati
 		}
 		var at sql.NullInt64
 		if _, err := c.one(ctx, `SELECT MIN(CASE WHEN w.lease_owner <> '' AND w.lease_until > w.run_at THEN w.lease_until ELSE w.run_at END)
-			FROM work w WHERE `+unfinished+` AND w.kind IN (`+marks(len(kinds))+`) AND `+notBlocked, append(args, now), &at); err != nil {
+			FROM work w WHERE `+unfinished+` AND w.kind IN (`+marks(len(kinds))+`) AND `+notBlocked, args, &at); err != nil {
 			return err
 		}
 		in, waiting = time.Duration(max(0, at.Int64-now))*time.Microsecond, at.Valid
@@ -334,21 +368,42 @@ func (s *Store) NextDueWork(ctx context.Context, kinds []string) (in time.Durati
 	return in, waiting, err
 }
 
+// pruneBatch bounds one transaction of PruneWork.
+const pruneBatch = 100
+
 // PruneWork deletes work that ended longer ago than keep, and of each subject
-// all but its newest finished pieces.
+// all but its newest finished pieces, with their events.
 func (s *Store) PruneWork(ctx context.Context, keep time.Duration) error {
-	return s.tx(ctx, func(ctx context.Context, t *tx) error {
-		if _, err := t.exec(ctx, "DELETE FROM work WHERE ended <> 0 AND ended < "+s.d.nowMicros+" - ?", keep.Microseconds()); err != nil {
+	for {
+		var ids []any
+		err := s.read(ctx, func(ctx context.Context, c session) error {
+			return c.each(ctx, `SELECT id FROM (SELECT id, ended, ROW_NUMBER() OVER (PARTITION BY subject ORDER BY created DESC, id DESC) AS place
+				FROM work WHERE ended <> 0) counted WHERE ended < `+s.d.nowMicros+" - ? OR place > ? LIMIT ?",
+				[]any{keep.Microseconds(), maxFinishedPerSubject, pruneBatch}, func(r *sql.Rows) error {
+					var id string
+					err := r.Scan(&id)
+					ids = append(ids, id)
+					return err
+				})
+		})
+		if err != nil || len(ids) == 0 {
 			return err
 		}
-		if _, err := t.exec(ctx, `DELETE FROM work WHERE id IN (SELECT id FROM (
-			SELECT id, ROW_NUMBER() OVER (PARTITION BY subject ORDER BY created DESC, id DESC) AS place FROM work WHERE ended <> 0) ranked
-			WHERE place > ?)`, maxFinishedPerSubject); err != nil {
+		// What has ended changes no more.
+		if err := s.tx(ctx, func(ctx context.Context, t *tx) error {
+			for _, id := range ids {
+				if _, err := t.exec(ctx, "DELETE FROM work_events WHERE work_id = ?", id); err != nil {
+					return err
+				}
+				if _, err := t.exec(ctx, "DELETE FROM work WHERE id = ?", id); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil || len(ids) < pruneBatch {
 			return err
 		}
-		_, err := t.exec(ctx, "DELETE FROM work_events WHERE NOT EXISTS (SELECT 1 FROM work w WHERE w.id = work_events.work_id)")
-		return err
-	})
+	}
 }
 
 // dbNow is the database's own clock in Unix microseconds.

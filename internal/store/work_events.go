@@ -9,7 +9,14 @@ import (
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
-// addEvent appends an event at now.
+// lockEvents lets nobody else append events of a subject: those who read on from
+// the last sequence they saw would miss one that is committed after a later one.
+func (t *tx) lockEvents(ctx context.Context, subject string) error {
+	_, _, err := t.lock(ctx, subject)
+	return err
+}
+
+// addEvent appends an event at now, under lockEvents.
 func (t *tx) addEvent(ctx context.Context, now int64, e trove.OperationEvent) error {
 	if !slices.Contains(t.events, e.InstanceID) {
 		t.events = append(t.events, e.InstanceID)
@@ -29,6 +36,9 @@ func (t *tx) addEvent(ctx context.Context, now int64, e trove.OperationEvent) er
 // AddWorkEvent appends an event; its Sequence and Time are the database's.
 func (s *Store) AddWorkEvent(ctx context.Context, e trove.OperationEvent) error {
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {
+		if err := t.lockEvents(ctx, e.InstanceID); err != nil {
+			return err
+		}
 		now, err := t.dbNow(ctx)
 		if err != nil {
 			return err
@@ -41,6 +51,9 @@ func (s *Store) AddWorkEvent(ctx context.Context, e trove.OperationEvent) error 
 // instance. Without running work, or after too many reports, it does nothing.
 func (s *Store) RecordStage(ctx context.Context, instanceID, message string, p *trove.Progress) error {
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {
+		if err := t.lockEvents(ctx, instanceID); err != nil {
+			return err
+		}
 		e := trove.OperationEvent{InstanceID: instanceID, State: trove.OperationRunning, Message: message, Progress: p}
 		found, err := t.one(ctx, `SELECT w.id, w.kind, w.step FROM work w WHERE w.subject = ? AND w.outcome = 'running'
 			ORDER BY w.created LIMIT ?`, []any{instanceID, 1}, &e.OperationID, &e.Kind, &e.Step)
@@ -123,8 +136,8 @@ func (s *Store) Operations(ctx context.Context, instanceID string, limit int) (o
 		return c.each(ctx, "SELECT "+eventColumns+" FROM work_events WHERE work_id IN ("+marks(len(args))+") ORDER BY seq", args,
 			func(r *sql.Rows) error {
 				e, err := scanEvent(r)
-				if err == nil && e.Step != "" {
-					o := &ops[byID[e.OperationID]]
+				if at, ok := byID[e.OperationID]; err == nil && ok && e.Step != "" {
+					o := &ops[at]
 					o.Steps = applyEvent(o.Steps, e)
 				}
 				return err
