@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	mathrand "math/rand/v2"
 	"sync"
 	"time"
@@ -35,25 +36,24 @@ type Store interface {
 	NextDueWork(ctx context.Context, kinds []string) (time.Duration, bool, error)
 	// ReleaseWork ends every lease, whoever holds it.
 	ReleaseWork(ctx context.Context) error
-	// PruneWork deletes finished rows older than keep.
-	PruneWork(ctx context.Context, keep time.Duration) error
 	// WorkChanged hints that a row changed in this process; stop ends it.
 	WorkChanged() (hints <-chan struct{}, stop func())
 }
 
 // Options are the engine's bounds. A zero field has the default told beside it.
 type Options struct {
-	Process string           // names this process in leases; default is random
-	Workers int              // pieces of work at once; 16
-	Lease   time.Duration    // 30 s; renewed every third of it
-	Poll    time.Duration    // how late a change by another process may be seen; 2 s
-	Attempt time.Duration    // the longest one run of a step may take; 15 min
-	Retry   Backoff          // 200 ms to 15 s
-	Undo    time.Duration    // how long the undo of one step is tried; 10 min
-	Grace   time.Duration    // how long Run waits for steps to end when it stops; 10 s
-	Keep    time.Duration    // how long finished work is remembered; 7 days
-	Clock   func() time.Time // measures time since a lease; time.Now
-	Log     *slog.Logger     // slog.Default()
+	Process string        // names this process in leases; default is random
+	Workers int           // pieces of work at once; 16
+	Lease   time.Duration // 15 s; renewed every third of it. So long a killed process costs its work
+	Poll    time.Duration // how late a change by another process may be seen; 400 ms
+	Attempt time.Duration // the longest one run of a step may take; 15 min
+	Retry   Backoff       // 200 ms to 15 s
+	Undo    time.Duration // how long the undo of one step is tried; 10 min
+	Grace   time.Duration // how long Run waits for steps to end when it stops; 10 s
+	// Monotonic measures how long things take, whatever the clock on the wall
+	// does meanwhile; time.Now, whose times can.
+	Monotonic func() time.Time
+	Log       *slog.Logger // slog.Default()
 }
 
 // Backoff is a pause that doubles from First to Most, jittered by a quarter.
@@ -84,22 +84,21 @@ func (o Options) withDefaults() Options {
 			*d = v
 		}
 	}
-	def(&o.Lease, 30*time.Second)
-	def(&o.Poll, 2*time.Second)
+	def(&o.Lease, 15*time.Second)
+	def(&o.Poll, 400*time.Millisecond)
 	def(&o.Attempt, 15*time.Minute)
 	def(&o.Retry.First, 200*time.Millisecond)
 	def(&o.Retry.Most, 15*time.Second)
 	def(&o.Undo, 10*time.Minute)
 	def(&o.Grace, 10*time.Second)
-	def(&o.Keep, 7*24*time.Hour)
 	if o.Workers <= 0 {
 		o.Workers = 16
 	}
 	if o.Process == "" {
 		o.Process = rand.Text()
 	}
-	if o.Clock == nil {
-		o.Clock = time.Now
+	if o.Monotonic == nil {
+		o.Monotonic = time.Now
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -184,31 +183,38 @@ func (e *Engine) Run(ctx context.Context) error {
 	go func() { defer close(tending); e.tend(tendCtx) }()
 
 	free := make(chan struct{}, e.opts.Workers) // a worker has ended
-	busy := 0
+	busy, missed := 0, 0
+	due := true // there may be something to lease
 	for ctx.Err() == nil {
-		more := busy < e.opts.Workers
-		for more && ctx.Err() == nil {
+		for due && busy < e.opts.Workers && ctx.Err() == nil {
 			j := e.lease(ctx)
 			if j == nil {
+				missed++
 				break
 			}
+			missed = 0
 			busy++
-			more = busy < e.opts.Workers
 			workers.Go(func() {
 				e.work(ctx, j)
 				free <- struct{}{}
 			})
 		}
-		pause := jitter(e.opts.Poll)
+		pause := jitter(e.opts.Poll * 4 / 5) // never more than Poll
+		due = false
 		if busy < e.opts.Workers {
-			pause = e.untilDue(ctx)
+			if in := e.untilDue(ctx); in < pause {
+				// What is due and was not to be had is looked for less and less.
+				pause, due = min(pause, max(in, time.Millisecond<<min(missed, 10))), true
+			}
 		}
 		wait := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 		case <-free:
 			busy--
+			due, missed = true, 0
 		case <-hints:
+			due, missed = true, 0
 			e.heedWishes(ctx)
 		case <-wait.C:
 			e.heedWishes(ctx)
@@ -218,6 +224,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			select {
 			case <-free:
 				busy--
+				due = true
 			default:
 				drained = true
 			}
@@ -241,6 +248,7 @@ func (e *Engine) lease(ctx context.Context) *job {
 	e.leases++
 	owner := fmt.Sprintf("%s/%d", e.opts.Process, e.leases)
 	e.mu.Unlock()
+	asked := time.Now()
 	row, err := e.store.LeaseWork(ctx, owner, e.kinds, e.opts.Lease)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -251,49 +259,65 @@ func (e *Engine) lease(ctx context.Context) *job {
 	if row == nil {
 		return nil
 	}
-	j := &job{engine: e, def: e.flows[row.Kind], row: *row, owner: owner, leased: e.opts.Clock(),
+	j := &job{engine: e, def: e.flows[row.Kind], row: *row, owner: owner, leased: e.opts.Monotonic(),
 		log: e.opts.Log.With("work", row.ID, "kind", row.Kind)}
+	j.until(asked)
 	e.mu.Lock()
 	e.running[row.ID] = j
 	e.mu.Unlock()
 	return j
 }
 
-// untilDue is how long nothing is due as far as this process can know.
+// untilDue is how long nothing is due as far as this process can know, for ever
+// if nothing is waiting.
 func (e *Engine) untilDue(ctx context.Context) time.Duration {
-	most := jitter(e.opts.Poll)
 	d, ok, err := e.store.NextDueWork(ctx, e.kinds)
-	if err != nil || !ok || d > most {
-		return most
+	if err != nil || !ok {
+		return math.MaxInt64
 	}
-	return max(d, time.Millisecond)
+	return d
 }
 
-// tend renews the leases of what is running, and prunes now and then.
+// renewals is how many leases are renewed at once.
+const renewals = 4
+
+// tend renews the leases of what is running.
 func (e *Engine) tend(ctx context.Context) {
 	renew := time.NewTicker(e.opts.Lease / 3)
 	defer renew.Stop()
-	prune := time.NewTimer(jitter(time.Minute))
-	defer prune.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-prune.C:
-			if err := e.store.PruneWork(ctx, e.opts.Keep); err != nil {
-				e.opts.Log.WarnContext(ctx, "cannot prune finished work", "error", err)
-			}
-			prune.Reset(jitter(time.Hour))
 		case <-renew.C:
-			for _, j := range e.jobs() {
-				err := e.store.RenewWork(ctx, j.row.ID, j.owner, e.opts.Lease)
-				if trove.IsKind(err, trove.KindConflict) {
-					j.interrupt(errLost, true)
-				} else if err != nil {
-					j.log.WarnContext(ctx, "cannot renew a lease", "error", err)
-				}
-			}
 		}
+		var all sync.WaitGroup
+		slots := make(chan struct{}, renewals)
+		for _, j := range e.jobs() {
+			slots <- struct{}{}
+			all.Go(func() {
+				e.renew(ctx, j)
+				<-slots
+			})
+		}
+		all.Wait()
+	}
+}
+
+// renew extends a job's lease. One that cannot be extended ends by itself, when
+// another process may have it.
+func (e *Engine) renew(ctx context.Context, j *job) {
+	ctx, cancel := context.WithTimeout(ctx, e.opts.Lease/3)
+	defer cancel()
+	asked := time.Now()
+	err := e.store.RenewWork(ctx, j.row.ID, j.owner, e.opts.Lease)
+	switch {
+	case err == nil:
+		j.until(asked)
+	case trove.IsKind(err, trove.KindConflict):
+		j.interrupt(errLost, true)
+	default:
+		j.log.WarnContext(ctx, "cannot renew a lease", "error", err)
 	}
 }
 

@@ -65,6 +65,10 @@ func (r *Run[S]) Subject() string { return r.job.row.Subject }
 // Attempt is how many times in a row the step has failed, 0 at first.
 func (r *Run[S]) Attempt() int { return r.job.row.Attempt }
 
+// Now is the database's clock: what is kept in the state and compared by the next
+// run, which may be in another process whose clock is wrong, is a time of it.
+func (r *Run[S]) Now() time.Time { return r.job.now() }
+
 // Elapsed is the time since the work was accepted.
 func (r *Run[S]) Elapsed() time.Duration { return r.job.now().Sub(r.job.row.Created) }
 

@@ -44,7 +44,7 @@ type job struct {
 	def    *definition
 	log    *slog.Logger
 	owner  string
-	leased time.Time // by the local clock, when row.Now was the database's
+	leased time.Time // by the monotonic clock, when row.Now was the database's
 
 	row   store.Work
 	env   envelope
@@ -54,10 +54,37 @@ type job struct {
 	cancel context.CancelCauseFunc // of the running step; nil between steps
 	heeds  bool                    // the running step may be cancelled
 	lost   bool
+	expiry *time.Timer // ends the step when the lease does
+	gone   bool        // the row is out of our hands
 }
 
 // now is the database's clock.
-func (j *job) now() time.Time { return j.row.Now.Add(j.engine.opts.Clock().Sub(j.leased)) }
+func (j *job) now() time.Time { return j.row.Now.Add(j.engine.opts.Monotonic().Sub(j.leased)) }
+
+// until says that the lease lasts for its time from asked on, when it was asked
+// for. At its end another process may have the row, whether or not the store
+// could be asked.
+func (j *job) until(asked time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	left := time.Until(asked.Add(j.engine.opts.Lease))
+	switch {
+	case j.gone:
+	case j.expiry == nil:
+		j.expiry = time.AfterFunc(left, func() { j.interrupt(errLost, true) })
+	default:
+		j.expiry.Reset(left)
+		j.lost = false
+	}
+}
+
+// letGo ends the watch over the lease.
+func (j *job) letGo() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.gone = true
+	j.expiry.Stop()
+}
 
 // interrupt ends the context of the running step: always if lost, otherwise
 // only if the step may be cancelled.
@@ -73,6 +100,7 @@ func (j *job) interrupt(cause error, lost bool) {
 // work runs a leased row until it naps, ends, is lost or ctx is done.
 func (e *Engine) work(ctx context.Context, j *job) {
 	defer func() {
+		j.letGo()
 		e.mu.Lock()
 		if e.running[j.row.ID] == j {
 			delete(e.running, j.row.ID)
@@ -358,7 +386,7 @@ func (j *job) save(ctx context.Context, u update) bool {
 	if u.finished != "" {
 		raw = []byte("{}") // it may hold secrets, and nobody reads it again
 	}
-	saved, err := j.write(ctx, store.WorkUpdate{
+	saved, asked, err := j.write(ctx, store.WorkUpdate{
 		ID: j.row.ID, Owner: j.owner, Version: j.row.Version, SeenWakes: j.row.Wakes,
 		Step: j.row.Step, State: raw, Attempt: j.row.Attempt, Deadline: j.row.Deadline,
 		Release: u.release, RunIn: u.in, Lease: j.engine.opts.Lease,
@@ -370,21 +398,23 @@ func (j *job) save(ctx context.Context, u update) bool {
 		return false
 	}
 	j.row.Version, j.row.Wakes, j.row.Wish = saved.Version, saved.Wakes, saved.Wish
+	j.until(asked)
 	return !u.release && u.finished == ""
 }
 
-// write saves u, again while the store is away.
-func (j *job) write(ctx context.Context, u store.WorkUpdate) (store.WorkSaved, error) {
+// write saves u, again while the store is away, and tells when it asked for it.
+func (j *job) write(ctx context.Context, u store.WorkUpdate) (saved store.WorkSaved, asked time.Time, err error) {
 	for attempt := 0; ; attempt++ {
-		saved, err := j.engine.store.SaveWork(ctx, u)
+		asked = time.Now()
+		saved, err = j.engine.store.SaveWork(ctx, u)
 		if err == nil || trove.IsKind(err, trove.KindConflict) {
-			return saved, err
+			return saved, asked, err
 		}
 		again := time.NewTimer(j.engine.opts.Retry.pause(attempt))
 		select {
 		case <-ctx.Done():
 			again.Stop()
-			return saved, err
+			return saved, asked, err
 		case <-again.C:
 		}
 	}

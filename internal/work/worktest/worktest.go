@@ -171,13 +171,6 @@ func (d gated) NextDueWork(ctx context.Context, kinds []string) (time.Duration, 
 
 func (d gated) ReleaseWork(ctx context.Context) error { return d.s.ReleaseWork(ctx) }
 
-func (d gated) PruneWork(ctx context.Context, keep time.Duration) error {
-	if err := d.g.Alive(); err != nil {
-		return err
-	}
-	return d.s.PruneWork(ctx, keep)
-}
-
 func (d gated) WorkChanged() (<-chan struct{}, func()) { return d.s.WorkChanged() }
 
 // World is one run of a flow.
