@@ -27,21 +27,35 @@ type Store interface {
 	SetFault(ctx context.Context, id string, f trove.Fault) error
 }
 
-// GuestOf tells which instance a sender may speak for; limited is false if that
-// is any. The sender is empty if the message does not name its login.
-type GuestOf func(sender string) (instanceID string, limited bool)
+// GuestOf tells which instance a login may speak for; limited is false if that
+// is any. The login is empty if the broker vouches for none.
+type GuestOf func(login string) (instanceID string, limited bool)
+
+// Keys tells which instances seal their messages.
+type Keys interface {
+	HasKey(ctx context.Context, instanceID string) (bool, error)
+}
+
+// Senders say who may speak for whom.
+type Senders struct {
+	GuestOf GuestOf
+	// ControlPlane tells the logins that only our own services have: they may
+	// speak in clear also for an instance whose agent seals. nil: none.
+	ControlPlane func(login string) bool
+	Keys         Keys // nil: nobody seals
+}
 
 // Server implements rpcapi/conductor.
 type Server struct {
 	store   Store
-	guestOf GuestOf
+	senders Senders
 	log     *slog.Logger
 }
 
 var _ conductor.Server = (*Server)(nil)
 
 // NewServer makes a Server.
-func NewServer(s Store, guestOf GuestOf, log *slog.Logger) *Server { return &Server{s, guestOf, log} }
+func NewServer(s Store, senders Senders, log *slog.Logger) *Server { return &Server{s, senders, log} }
 
 const (
 	maxText  = 1 << 10 // of a message for people, in bytes
@@ -49,10 +63,10 @@ const (
 )
 
 // Heartbeat records the status of an engine.
-func (s *Server) Heartbeat(ctx context.Context, sender string, h conductor.Heartbeat) error {
-	ctx, ok := s.admit(ctx, "heartbeat", sender, h.InstanceID)
+func (s *Server) Heartbeat(ctx context.Context, from conductor.Sender, h conductor.Heartbeat) error {
+	ctx, ok, err := s.admit(ctx, "heartbeat", from, h.InstanceID)
 	if !ok {
-		return nil
+		return err
 	}
 	beat := store.Beat{Sent: h.Sent, Done: h.Payload.Done}
 	if d := h.Payload.ServiceStatus; d != "" {
@@ -85,10 +99,10 @@ func (s *Server) Heartbeat(ctx context.Context, sender string, h conductor.Heart
 }
 
 // ReportRoot records that root is enabled, unless that is known.
-func (s *Server) ReportRoot(ctx context.Context, sender string, r conductor.RootReport) error {
-	ctx, ok := s.admit(ctx, "report_root", sender, r.InstanceID)
+func (s *Server) ReportRoot(ctx context.Context, from conductor.Sender, r conductor.RootReport) error {
+	ctx, ok, err := s.admit(ctx, "report_root", from, r.InstanceID)
 	if !ok {
-		return nil
+		return err
 	}
 	known, err := s.store.RootHistory(ctx, r.InstanceID)
 	if err != nil || known.IsEnabled() {
@@ -106,33 +120,56 @@ func reporter(r conductor.RootReport) string {
 }
 
 // NotifyFailure records why an operation in the guest failed.
-func (s *Server) NotifyFailure(ctx context.Context, sender string, f conductor.Failure) error {
+func (s *Server) NotifyFailure(ctx context.Context, from conductor.Sender, f conductor.Failure) error {
 	var n conductor.FailureNotification
 	if err := json.Unmarshal(f.Notification, &n); err != nil {
 		s.log.WarnContext(ctx, "the failure an agent reports cannot be read", "error", err)
 		return nil
 	}
-	ctx, ok := s.admit(ctx, "notify_exc_info", sender, n.InstanceID)
+	ctx, ok, err := s.admit(ctx, "notify_exc_info", from, n.InstanceID)
 	if !ok {
-		return nil
+		return err
 	}
 	s.log.WarnContext(ctx, "an operation failed in the guest", "operation", clip(n.Class, 100), "message", clip(f.Message, maxText))
 	return s.judge(ctx, "notify_exc_info", s.store.SetFault(ctx, n.InstanceID, trove.Fault{
 		Message: clip(f.Message, maxText), Details: clip(strings.Join(f.Exception, ""), maxTrace)}))
 }
 
-// admit says whether sender may speak for an instance.
-func (s *Server) admit(ctx context.Context, method, sender, instanceID string) (context.Context, bool) {
+// admit says whether who sent a message may speak for an instance: the login,
+// the key that sealed the message and the message itself must all name it. One
+// that may not is dropped; err is of KindUnavailable if that cannot be told now.
+func (s *Server) admit(ctx context.Context, method string, from conductor.Sender, instanceID string) (_ context.Context, ok bool, err error) {
 	ctx = telemetry.With(ctx, telemetry.InstanceID, clip(instanceID, 64))
+	drop := func(why string) (context.Context, bool, error) {
+		s.log.WarnContext(ctx, why+": dropped", "method", method, "sender", from.Login, "sealed_by", clip(from.SealedBy, 64))
+		return ctx, false, nil
+	}
 	if instanceID == "" {
-		s.log.WarnContext(ctx, "a message about no instance was dropped", "method", method, "sender", sender)
-		return ctx, false
+		return drop("a message about no instance")
 	}
-	if id, limited := s.guestOf(sender); limited && id != instanceID {
-		s.log.WarnContext(ctx, "a guest spoke for another instance: dropped", "method", method, "sender", sender)
-		return ctx, false
+	id, limited := s.senders.GuestOf(from.Login)
+	if from.Sealed {
+		switch {
+		case from.SealedBy != instanceID:
+			return drop("a message sealed by one guest spoke for another instance")
+		case from.Login != "" && limited && id != instanceID:
+			return drop("a guest spoke for another instance")
+		}
+		return ctx, true, nil // a key says as much as a login
 	}
-	return ctx, true
+	if limited && id != instanceID {
+		return drop("a guest spoke for another instance")
+	}
+	if s.senders.Keys == nil || s.senders.ControlPlane != nil && s.senders.ControlPlane(from.Login) {
+		return ctx, true, nil
+	}
+	switch must, err := s.senders.Keys.HasKey(ctx, instanceID); {
+	case err != nil:
+		return ctx, false, s.judge(ctx, method, err)
+	case must:
+		return drop("a message in clear about an instance whose agent has a key")
+	}
+	return ctx, true, nil
 }
 
 // judge decides what becomes of a message that could not be written down: it

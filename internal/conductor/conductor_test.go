@@ -111,7 +111,7 @@ func TestMessages(t *testing.T) {
 }
 
 func send(ctx context.Context, s conductor.Store, log *bytes.Buffer, method, sender, args string) error {
-	h := rpcconductor.Handler(conductor.NewServer(s, guestOf, slog.New(slog.NewTextHandler(log, nil))))
+	h := rpcconductor.Handler(conductor.NewServer(s, conductor.Senders{GuestOf: guestOf}, slog.New(slog.NewTextHandler(log, nil))))
 	in := &rpc.Incoming{Method: method, Version: "1.0", Sender: sender}
 	if err := json.Unmarshal([]byte(args), &in.Args); err != nil {
 		return err

@@ -68,9 +68,9 @@ type FailureNotification struct {
 
 // Server is what trove-conductor implements.
 type Server interface {
-	Heartbeat(ctx context.Context, sender string, h Heartbeat) error
-	ReportRoot(ctx context.Context, sender string, r RootReport) error
-	NotifyFailure(ctx context.Context, sender string, f Failure) error
+	Heartbeat(ctx context.Context, from Sender, h Heartbeat) error
+	ReportRoot(ctx context.Context, from Sender, r RootReport) error
+	NotifyFailure(ctx context.Context, from Sender, f Failure) error
 }
 
 // Handler serves s. A failure to reach the database has KindUnavailable, and
@@ -84,11 +84,21 @@ func Handler(s Server) rpc.Handler {
 	}}
 }
 
-// bindSender is rpc.BindCast for a procedure that must know which login sent
-// the message.
-func bindSender[A any](f func(context.Context, string, A) error) rpc.Method {
+// Sender is what is known of who sent a message, beside what it says itself.
+type Sender struct {
+	// Login is what the broker vouches for; empty if it vouches for nothing.
+	Login string
+	// Sealed is whether the message was sealed, SealedBy the instance whose key
+	// that takes.
+	Sealed   bool
+	SealedBy string
+}
+
+// bindSender is rpc.BindCast for a procedure that must know who sent the
+// message.
+func bindSender[A any](f func(context.Context, Sender, A) error) rpc.Method {
 	return func(ctx context.Context, in *rpc.Incoming) (any, error) {
-		return rpc.BindCast(func(ctx context.Context, a A) error { return f(ctx, in.Sender, a) })(ctx, in)
+		return rpc.BindCast(func(ctx context.Context, a A) error { return f(ctx, Sender{in.Sender, in.Sealed, in.SealedBy}, a) })(ctx, in)
 	}
 }
 
