@@ -82,7 +82,7 @@ func (p *process) connect(config amqp.Config, replyExchange string) (err error) 
 
 // startConductor takes what guest agents report.
 func (p *process) startConductor(guestOf conductor.GuestOf) {
-	p.rpcServer("conductor", rpcconductor.Handler(conductor.NewServer(p.store, guestOf, p.log)),
+	p.rpcServer("conductor", rpcconductor.Handler(conductor.NewServer(p.store, conductor.Senders{GuestOf: guestOf}, p.log)),
 		rpc.ServerOptions{Topic: rpcconductor.Topic, Workers: conductorWorkers})
 }
 
@@ -91,7 +91,7 @@ func (p *process) startConductor(guestOf conductor.GuestOf) {
 func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o flow.Options, takeOver bool) (*work.Engine, error) {
 	o.UsageTimeout, o.ControlExchange, o.Clock, o.Log = p.c.UsageTimeout, p.c.ControlExchange, p.clock, p.log
 	flows := flow.New(p.store, c, p.guests, p.client, bus, o)
-	engine, err := work.New(p.store, work.Options{Clock: p.clock, Log: p.log}, flows.All()...)
+	engine, err := work.New(p.store, work.Options{Log: p.log}, flows.All()...)
 	if err != nil {
 		return nil, err
 	}
