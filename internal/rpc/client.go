@@ -136,7 +136,7 @@ func (c *Client) Call(ctx context.Context, m Message, result any) error {
 	if err != nil {
 		return trove.Errorf(trove.KindInternal, "%s: %w", m.Method, err)
 	}
-	r.MsgID, r.ReplyQueue = newID(), road.queue
+	r.MsgID, r.ReplyQueue = cmp.Or(m.CallID, newID()), road.queue
 	open, err := c.seal(ctx, m, &r)
 	if err != nil {
 		return err
@@ -349,7 +349,11 @@ func (r *road) leave(id string) {
 
 // deliver gives a reply to the call that waits for it.
 func (r *road) deliver(ctx context.Context, c *Client, d amqp091.Delivery) {
-	reply, err := wire.DecodeReply(d.Body, c.opt.MaxBody)
+	body, err := bodyOf(d, c.opt.MaxBody)
+	var reply wire.Reply
+	if err == nil {
+		reply, err = wire.DecodeReply(body, c.opt.MaxBody)
+	}
 	if err != nil {
 		c.log.WarnContext(ctx, "rpc: reply dropped", "error", err)
 		return

@@ -12,6 +12,9 @@ import (
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
+// pingMethod is answered without the handler, if the server is to be pinged.
+const pingMethod = "oslo_rpc_server_ping"
+
 // take handles one delivery to its end.
 func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 	r, err := s.decode(d)
@@ -55,7 +58,7 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 		}
 	}
 	in := &Incoming{Method: r.Method, Version: r.Version, Namespace: r.Namespace, Args: r.Args,
-		UniqueID: r.UniqueID, Call: call, Sender: d.UserId, Sealed: opened.Sealed, SealedBy: opened.Instance, SealedNext: opened.Next}
+		UniqueID: r.UniqueID, Call: call, CallID: r.MsgID, Sender: d.UserId, Sealed: opened.Sealed, SealedBy: opened.Instance, SealedNext: opened.Next}
 	if call {
 		s.serveCall(listen, ctx, r, in, opened.Reply)
 		s.seen.end(id, true)
@@ -106,6 +109,9 @@ func (s *Server) handle(ctx context.Context, in *Incoming) (result any, err erro
 			err = fmt.Errorf("%s: panic", in.Method)
 		}
 	}()
+	if s.opt.Ping && in.Method == pingMethod {
+		return "pong", nil
+	}
 	return s.handler.Handle(ctx, in)
 }
 

@@ -48,6 +48,7 @@ type outcome struct {
 func TestPythonClient(t *testing.T) {
 	eachBroker(t, func(t *testing.T, b endpoint) {
 		topic := "py-client"
+		b.tcpURL += "?kombu_compression=gzip" // what its sender compresses is read
 		notes := make(chan string, 10)
 		h := rpc.Router{Version: "1.3", Methods: map[string]rpc.Method{
 			"echo":    echoValue,
@@ -79,7 +80,7 @@ func TestPythonClient(t *testing.T) {
 				return nil
 			}),
 		}}
-		newServer(t, connect(t, b.url), h, rpc.ServerOptions{Topic: topic, Server: "host-1", Fanout: true, Workers: 8})
+		newServer(t, connect(t, b.url), h, rpc.ServerOptions{Topic: topic, Server: "host-1", Fanout: true, Workers: 8, Ping: true})
 		c := peer(t, "client", b, topic)
 		var stderr bytes.Buffer
 		c.Stderr = &stderr
@@ -119,6 +120,9 @@ func TestPythonClient(t *testing.T) {
 		if got := string(told["server"].Result); got != `"by name"` {
 			t.Errorf("by server name: %s", got)
 		}
+		if got := string(told["ping"].Result); got != `"pong"` {
+			t.Errorf("ping: %s", got)
+		}
 		if got := string(told["slow"].Result); got != `"slow"` {
 			t.Errorf("slow, with a call monitor: %+v", told["slow"])
 		}
@@ -139,6 +143,7 @@ func TestPythonClient(t *testing.T) {
 			"version":     {Raised: "RemoteError", ExcType: "UnsupportedVersion"},
 			"arguments":   {Raised: "TypeError", Text: "strict()"},
 			"nobody":      {Raised: "MessagingTimeout"},
+			"ping":        {},
 		} {
 			got := told[key]
 			if got.Raised != want.Raised || want.Base != "" && got.Base != want.Base ||
@@ -160,6 +165,7 @@ func TestPythonClient(t *testing.T) {
 func TestPythonServer(t *testing.T) {
 	eachBroker(t, func(t *testing.T, b endpoint) {
 		topic := "py-server"
+		b.tcpURL += "?kombu_compression=bzip2"
 		c := peer(t, "server", b, topic)
 		var stderr bytes.Buffer
 		c.Stderr = &stderr

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -13,13 +14,10 @@ import (
 )
 
 const (
-	// replyTimeout is how long a reply is tried whose queue is not there: its
-	// owner may be coming back (option kombu_missing_consumer_retry_timeout).
-	replyTimeout = 60 * time.Second
-	replyPause   = 250 * time.Millisecond
+	defaultReplyTimeout = 60 * time.Second
+	replyPause          = 250 * time.Millisecond
 	// maxLateReplies bounds the replies that are being tried again.
 	maxLateReplies = 64
-	replyQueueName = "reply_"
 	// A caller may ask to be shown that its call is at work at intervals from
 	// minHeartbeat to maxHeartbeat.
 	minHeartbeat = time.Second
@@ -31,13 +29,14 @@ type replier struct {
 	conn     *amqp.Conn
 	exchange amqp.Exchange
 	prefix   string // of routing keys
+	timeout  time.Duration
 	log      *slog.Logger
 	late     chan struct{} // one element for each reply that is tried again
 	running  sync.WaitGroup
 }
 
 func newReplier(conn *amqp.Conn, o ServerOptions, log *slog.Logger) *replier {
-	r := &replier{conn: conn, log: log, late: make(chan struct{}, maxLateReplies)}
+	r := &replier{conn: cmp.Or(o.ReplyConn, conn), timeout: cmp.Or(max(0, o.ReplyTimeout), defaultReplyTimeout), log: log, late: make(chan struct{}, maxLateReplies)}
 	if o.ReplyExchange != "" {
 		r.exchange = amqp.Exchange{Name: o.ReplyExchange, Passive: o.Passive}
 		r.prefix = o.ReplyPrefix + "."
@@ -49,11 +48,11 @@ func newReplier(conn *amqp.Conn, o ServerOptions, log *slog.Logger) *replier {
 func (r *replier) finish() { r.running.Wait() }
 
 // send publishes a reply. If its queue is not there it is tried on in the
-// background, for a minute and while listen lasts; replies are nobody's
+// background, for its timeout and while listen lasts; replies are nobody's
 // record, so then it is dropped.
 func (r *replier) send(listen, ctx context.Context, queue string, reply wire.Reply) {
 	// A queue of requests must not be written to on a sender's word.
-	if !strings.HasPrefix(queue, replyQueueName) {
+	if !strings.HasPrefix(queue, amqp.ReplyPrefix) {
 		r.log.WarnContext(ctx, "rpc: reply dropped: the caller named a queue that is not one for replies")
 		return
 	}
@@ -67,7 +66,7 @@ func (r *replier) send(listen, ctx context.Context, queue string, reply wire.Rep
 		ContentType: wire.ContentType, ContentEncoding: wire.ContentEncoding,
 		Body: body, Mandatory: true,
 	}
-	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	err = r.conn.Publish(ctx, p)
 	if !errors.Is(err, amqp.ErrUnroutable) || !reply.Ending || !r.sendLate(listen, ctx, cancel, p, reply.MsgID) {
 		cancel()

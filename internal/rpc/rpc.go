@@ -23,6 +23,11 @@ type Message struct {
 	// UniqueID detects duplicates; one is made if it is empty. An outbox sets
 	// it, so that a message published twice is one message.
 	UniqueID string
+	// CallID names a call, 32 hexadecimal digits; one is made if it is empty. A
+	// caller that does not know whether its call was carried out repeats it under
+	// the same id, one at a time. Python's servers ignore it: unlike UniqueID, by
+	// which they drop a repeat without an answer.
+	CallID string
 	// Mandatory makes a cast fail with KindUnavailable if no queue is bound.
 	Mandatory bool
 }
@@ -47,6 +52,7 @@ type Incoming struct {
 	Args      map[string]json.RawMessage
 	UniqueID  string
 	Call      bool   // the sender waits for a reply
+	CallID    string // of a call: a repeat has the same
 	Sender    string // the login the broker vouches for (user_id), may be empty
 	Sealed    bool   // it was sealed, and an Opener opened it
 	SealedBy  string // the instance whose key it was sealed with; empty if that was no instance's

@@ -43,6 +43,15 @@ type ServerOptions struct {
 	// <ReplyPrefix>.<reply queue>, not directly to the caller's queue.
 	ReplyExchange string
 	ReplyPrefix   string
+	// ReplyTimeout is how long a reply is tried whose queue is not there, for
+	// its owner may be coming back; 0 is a minute.
+	ReplyTimeout time.Duration
+	// ReplyConn is the connection to reply on; nil is the server's own. A broker
+	// short of memory stops reading a connection that publishes: on one of its
+	// own a server still acknowledges what it has done.
+	ReplyConn *amqp.Conn
+	// Ping answers the method oslo_rpc_server_ping.
+	Ping bool
 	// RequeueDelay is how long, within jitter, a cast waits that is to be
 	// delivered again; 0 is 2 s.
 	RequeueDelay time.Duration
@@ -375,5 +384,15 @@ func (s *Server) decode(d amqp091.Delivery) (wire.Request, error) {
 	if d.ContentType != wire.ContentType {
 		return wire.Request{}, errors.New("content type is not " + wire.ContentType)
 	}
-	return wire.DecodeRequest(d.Body, s.opt.MaxBody)
+	body, err := bodyOf(d, s.opt.MaxBody)
+	if err != nil {
+		return wire.Request{}, err
+	}
+	return wire.DecodeRequest(body, s.opt.MaxBody)
+}
+
+// bodyOf gives the body of d, decompressed if its sender compressed it.
+func bodyOf(d amqp091.Delivery, limit int) ([]byte, error) {
+	how, _ := d.Headers[wire.CompressionHeader].(string)
+	return wire.Decompress(how, d.Body, limit)
 }

@@ -102,6 +102,7 @@ def client(url, exchange, topic):
         "values": values,
         "server": call("echo", value="by name", server="host-1"),
         "context": call("context"),
+        "ping": call("oslo_rpc_server_ping"),
         "not_found": call("not_found"),
         "guest_error": call("guest_error"),
         "internal": call("internal"),
