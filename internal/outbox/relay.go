@@ -49,8 +49,10 @@ const (
 	look = time.Second
 	// settleTimeout bounds writing down what was published, also at the end.
 	settleTimeout = 5 * time.Second
-	// noticed is how long the loss of a connection may go unnoticed.
-	noticed = time.Second
+	// fresh is what was published so short ago that a new connection is no
+	// reason to publish it again: by another process that was back sooner, most
+	// likely. If it is lost nevertheless, its own next turn is not far.
+	fresh = 5 * time.Second
 )
 
 // Options of a Relay. The zero value is good.
@@ -59,7 +61,11 @@ type Options struct {
 	// too, which take messages and tell nobody: rows for task managers go when
 	// the broker has confirmed them.
 	MixedTaskManagers bool
-	Log               *slog.Logger
+	// Connected gives a signal after each login to the broker
+	// (amqp.Conn.Connected), which may have been away and have forgotten what it
+	// had; nil: see Kick.
+	Connected <-chan struct{}
+	Log       *slog.Logger
 }
 
 // Relay publishes what is in the outbox. Each process that writes to it runs
@@ -85,15 +91,13 @@ func NewRelay(s Store, c rpc.Caller, o Options) *Relay {
 	return &Relay{store: s, caller: c, opts: o, owner: rand.Text(), log: o.Log, kick: make(chan struct{}, 1)}
 }
 
-// Kick has every row published again now that was last published before lost and
-// that nobody has acknowledged. It is to be called when there is a connection to
-// the broker again, with the time at which the last one was lost: a broker that
-// was down may have forgotten what it had. When all processes call it, each row
-// is published again by one of them.
-func (r *Relay) Kick(lost time.Time) {
+// Kick has every row published again now that was last published before a time
+// and that nobody has acknowledged: by one process, however many ask for it. It is for
+// who knows that the broker has forgotten what it had.
+func (r *Relay) Kick(before time.Time) {
 	r.mu.Lock()
-	if lost.After(r.repeat) {
-		r.repeat = lost
+	if before.After(r.repeat) {
+		r.repeat = before
 	}
 	r.mu.Unlock()
 	select {
@@ -148,6 +152,8 @@ func (r *Relay) Run(ctx context.Context) error {
 			case <-t.C:
 			case <-written:
 			case <-r.kick:
+			case <-r.opts.Connected:
+				r.Kick(time.Now().Add(-fresh))
 			case e := <-ended:
 				again = (busy[e.topic] || e.more) && !e.failed || len(busy) == publishers
 				delete(busy, e.topic)
@@ -173,12 +179,12 @@ func (r *Relay) Run(ctx context.Context) error {
 // look at the same time do not all try the same.
 func (r *Relay) ready(ctx context.Context) ([]string, error) {
 	r.mu.Lock()
-	lost := r.repeat
+	before := r.repeat
 	r.repeat = time.Time{}
 	r.mu.Unlock()
-	if !lost.IsZero() {
-		if err := r.store.RepeatOutbox(ctx, max(0, time.Since(lost)-noticed)); err != nil {
-			r.Kick(lost)
+	if !before.IsZero() {
+		if err := r.store.RepeatOutbox(ctx, time.Since(before)); err != nil {
+			r.Kick(before)
 			return nil, err
 		}
 	}
