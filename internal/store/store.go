@@ -49,9 +49,9 @@ type Config struct {
 // Pool bounds the connections to a database server; SQLite has its own rule.
 // Zero values are oslo.db's defaults.
 type Pool struct {
-	Size     int           // connections kept open without work; 5
-	Overflow int           // how many more there may be for a time; 50, no limit if below 0
-	Recycle  time.Duration // age at which a connection is replaced; an hour
+	Idle    int           // connections kept without work; 5
+	Most    int           // connections at once; 55, no limit if below 0
+	Recycle time.Duration // age at which a connection is replaced; an hour
 	// Retries is how often Open tries again to reach a server, Interval apart
 	// (10 s); no limit if below 0.
 	Retries  int
@@ -59,11 +59,10 @@ type Pool struct {
 }
 
 func (p Pool) apply(db *sql.DB) {
-	size, overflow := cmp.Or(p.Size, 5), cmp.Or(p.Overflow, 50)
-	if overflow >= 0 {
-		db.SetMaxOpenConns(size + overflow)
+	if most := cmp.Or(p.Most, 55); most > 0 {
+		db.SetMaxOpenConns(max(most, 2)) // one holds the lock of a migration
 	}
-	db.SetMaxIdleConns(size)
+	db.SetMaxIdleConns(cmp.Or(max(p.Idle, 0), 5))
 	db.SetConnMaxLifetime(cmp.Or(p.Recycle, time.Hour))
 	// Before the server ends it for having no work.
 	db.SetConnMaxIdleTime(idleTimeout)
