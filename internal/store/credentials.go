@@ -100,21 +100,3 @@ func (s *Store) ConfirmRotation(ctx context.Context, instanceID string, generati
 		return t.wake(ctx, instanceID)
 	})
 }
-
-// InstanceKeys gives the key that a live instance's messages are sealed with and
-// the one that is to replace it, both encrypted and each empty if there is none.
-// KindNotFound if there is no such instance.
-func (s *Store) InstanceKeys(ctx context.Context, instanceID string) (current, pending string, err error) {
-	err = s.read(ctx, func(ctx context.Context, c session) error {
-		var key, next sql.NullString
-		found, err := c.one(ctx, `SELECT i.encrypted_key, g.pending_key FROM instances i
-			LEFT JOIN guest_credentials g ON g.instance_id = i.id AND g.pending > 0
-			WHERE i.id = ? AND i.deleted = ?`, []any{instanceID, false}, &key, &next)
-		if err == nil && !found {
-			return notFound(instanceID)
-		}
-		current, pending = key.String, next.String
-		return err
-	})
-	return current, pending, err
-}

@@ -69,7 +69,7 @@ func (t *tx) insertOutbox(ctx context.Context, subject string, rows []OutboxRow)
 		if r.GiveUpAfter > 0 {
 			deadline, args = t.s.d.nowMicros+" + ?", []any{r.GiveUpAfter.Microseconds()}
 		}
-		args = append([]any{r.ID, r.Topic, r.Method, about, r.InstanceID, r.Body, claim.Microseconds(), 0, claimedBy}, args...)
+		args = append([]any{r.ID, r.Topic, r.Method, about, r.InstanceID, t.s.seal(outboxPlace(r.ID), r.Body), claim.Microseconds(), 0, claimedBy}, args...)
 		if _, err := t.exec(ctx, `INSERT INTO outbox (id, topic, method, subject, instance_id, body, created, next_at, attempts, claimed_by, deadline)
 			VALUES (?, ?, ?, ?, ?, ?, `+t.s.d.nowMicros+", "+t.s.d.nowMicros+" + ?, ?, ?, "+deadline+")", args...); err != nil {
 			return err
@@ -137,7 +137,7 @@ func (s *Store) ClaimOutbox(ctx context.Context, owner, topic string, limit int,
 		for i, c := range found {
 			claimed[i] = c.OutboxRow
 		}
-		return claimed, nil // the usual case: we wrote them, and nothing is to be written
+		return s.openBodies(ctx, owner, claimed) // the usual case: we wrote them, and nothing is to be written
 	}
 	var claimed []OutboxRow
 	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
@@ -165,7 +165,10 @@ func (s *Store) ClaimOutbox(ctx context.Context, owner, topic string, limit int,
 		}
 		return nil
 	})
-	return claimed, err
+	if err != nil {
+		return nil, err
+	}
+	return s.openBodies(ctx, owner, claimed)
 }
 
 // Sent is what became of a claimed row.
@@ -247,6 +250,9 @@ func (s *Store) Outbox(ctx context.Context, after int64, limit int) (rows []Outb
 				return err
 			})
 	})
+	for i := range rows {
+		rows[i].Body, _ = s.opened(ctx, outboxPlace(rows[i].ID), rows[i].Body)
+	}
 	return rows, err
 }
 

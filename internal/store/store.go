@@ -10,8 +10,9 @@
 //
 // Errors are trove.Errors; the driver's text is only in their chain, for logs.
 // The package must not know HTTP, AMQP, clouds or any flow, and it never logs
-// values: bodies of messages hold passwords. They are stored as they are, so
-// the files of SQLite are readable by their owner only.
+// values: bodies of messages and states of work hold passwords. It does not look
+// into them; a Sealer it is given seals them on their way to the database. The
+// files of SQLite are readable by their owner only.
 package store
 
 import (
@@ -44,6 +45,9 @@ type Config struct {
 	// whether there is room now, so that what failed is worth another try. nil:
 	// there never is.
 	MakeRoom func() bool
+	// Sealer seals bodies of messages and states of work; nil stores them as
+	// they are.
+	Sealer Sealer
 }
 
 // Pool bounds the connections to a database server; SQLite has its own rule.
@@ -87,6 +91,7 @@ type Store struct {
 	log    *slog.Logger
 
 	makeRoom func() bool
+	sealer   Sealer
 	// walPath is the file that SQLite writes first; empty for other engines.
 	walPath string
 
@@ -102,7 +107,7 @@ type Store struct {
 // migrated before its first use. Errors are KindUnavailable, KindBadRequest for
 // a URL that is wrong; they name the database, never the password.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	s := &Store{clock: c.Clock, log: c.Log, makeRoom: c.MakeRoom}
+	s := &Store{clock: c.Clock, log: c.Log, makeRoom: c.MakeRoom, sealer: c.Sealer}
 	if s.clock == nil {
 		s.clock = time.Now
 	}

@@ -111,7 +111,7 @@ func (s *Store) AcceptWork(ctx context.Context, w NewWork) (accepted bool, err e
 		created := max(now, newest.Int64+1)
 		if accepted, err = t.insertNew(ctx, "work",
 			[]string{"id", "kind", "subject", "request_id", "rpc_context", "step", "state", "run_at", "outcome", "created"},
-			w.ID, w.Kind, w.Subject, w.RequestID, string(w.RPCContext), w.Step, string(w.State), now, string(trove.OperationPending), created,
+			w.ID, w.Kind, w.Subject, w.RequestID, string(w.RPCContext), w.Step, string(s.seal(workPlace(w.ID), w.State)), now, string(trove.OperationPending), created,
 		); err != nil {
 			return err
 		}
@@ -187,6 +187,11 @@ func (s *Store) leaseWork(ctx context.Context, owner, id, subject string, lease 
 		if err != nil || !found {
 			return err
 		}
+		plain, ok := s.opened(ctx, workPlace(id), []byte(state))
+		if !ok {
+			_, err := t.exec(ctx, "UPDATE work SET run_at = "+s.d.nowMicros+" + ? WHERE id = ?", unopenedPause.Microseconds(), id)
+			return err
+		}
 		if due := max(runAt, until); deadline != 0 && now > due {
 			deadline += now - due
 		}
@@ -196,7 +201,7 @@ func (s *Store) leaseWork(ctx context.Context, owner, id, subject string, lease 
 			return err
 		}
 		w.Version++
-		w.Now, w.RPCContext, w.State = fromMicros(now), []byte(rpcContext), []byte(state)
+		w.Now, w.RPCContext, w.State = fromMicros(now), []byte(rpcContext), plain
 		w.Deadline, w.Created = fromMicros(deadline), fromMicros(created)
 		leased = &w
 		if outcome != string(trove.OperationPending) {
@@ -249,14 +254,17 @@ func (s *Store) SaveWork(ctx context.Context, u WorkUpdate) (saved WorkSaved, er
 		if u.Release || u.Finished != "" {
 			owner, until = "", 0
 		}
+		state := u.State
 		if u.Finished != "" {
 			outcome, ended, begun = u.Finished, now, "NULL"
+		} else {
+			state = s.seal(workPlace(u.ID), state)
 		}
 		n, err := t.exec(ctx, `UPDATE work SET step = ?, state = ?, attempt = ?, deadline_at = ?, version = version + 1,
 			lease_owner = ?, lease_until = ?, run_at = CASE WHEN wakes > ? THEN `+s.d.bigint+" ELSE "+s.d.bigint+` END,
 			outcome = ?, ended = ?, error = ?, action = ?, begun_on = `+begun+`
 			WHERE id = ? AND version = ? AND lease_owner = ?`,
-			u.Step, string(u.State), u.Attempt, micros(u.Deadline), owner, until, u.SeenWakes, now, now+u.RunIn.Microseconds(),
+			u.Step, string(state), u.Attempt, micros(u.Deadline), owner, until, u.SeenWakes, now, now+u.RunIn.Microseconds(),
 			string(outcome), ended, u.Cause, u.Action, u.ID, u.Version, u.Owner)
 		if err != nil {
 			return err
@@ -289,12 +297,22 @@ func lostLease() error {
 	return trove.Errorf(trove.KindConflict, "the lease of this work was lost")
 }
 
-// ReleaseWork ends all leases, whoever holds them.
+// ReleaseWork ends all leases, of work, by name and on messages, whoever holds
+// them.
 func (s *Store) ReleaseWork(ctx context.Context) error {
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {
-		_, err := t.exec(ctx, "UPDATE work SET lease_owner = '', version = version + 1 WHERE lease_owner <> ''")
+		for _, statement := range []string{
+			"UPDATE work SET lease_owner = '', version = version + 1 WHERE lease_owner <> ''",
+			"UPDATE leases SET expires = 0",
+			"UPDATE outbox SET claimed_by = '', next_at = " + s.d.nowMicros + " WHERE claimed_by <> ''",
+		} {
+			if _, err := t.exec(ctx, statement); err != nil {
+				return err
+			}
+		}
 		t.workChanged()
-		return err
+		t.outboxChanged()
+		return nil
 	})
 }
 
