@@ -341,7 +341,7 @@ func TestRestartAndStop(t *testing.T) {
 		w := newWorld()
 		r, file := w.prepared(t)
 		pid := w.engine()
-		if err := r.Restart(t.Context()); err != nil {
+		if err := r.Restart(t.Context(), ""); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -366,11 +366,57 @@ func TestRestartAndStop(t *testing.T) {
 		if err := r.CreateDatabases(t.Context(), nil); trove.KindOf(err) != trove.KindGuest {
 			t.Errorf("database on a stopped engine: %v", err)
 		}
-		if err := r.Restart(t.Context()); err != nil {
+		if err := r.Restart(t.Context(), ""); err != nil {
 			t.Fatal(err)
 		}
 		r.until(trove.ServiceHealthy)
 	})
+}
+
+// TestRestartAskedTwice: who asks again for one restart, not having had the
+// answer, gets it, also from the next agent; the engine is restarted once.
+func TestRestartAskedTwice(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		t.Run(fmt.Sprint(fails), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld()
+				r, file := w.prepared(t)
+				ask := func(id string) error {
+					_, err := r.Handler().Handle(t.Context(), &rpc.Incoming{Method: "restart", Version: "1.0", Call: true, CallID: id, UniqueID: trove.NewID()})
+					return err
+				}
+				stops := func() (n int) { w.with(func() { n = w.stops }); return n }
+				if fails {
+					w.with(func() { w.failAt["Start"] = fmt.Errorf("no library") })
+				}
+				first := ask("one")
+				if (first != nil) != fails {
+					t.Fatal(first)
+				}
+				w.with(func() { delete(w.failAt, "Start") })
+				again := func() {
+					t.Helper()
+					before := stops()
+					err := ask("one")
+					if stops() != before {
+						t.Error("it was restarted twice")
+					}
+					if fails && (trove.KindOf(err) != trove.KindGuest || err.Error() != first.Error()) || !fails && err != nil {
+						t.Errorf("answered with %v, then with %v", first, err)
+					}
+				}
+				again()
+				r.stop()
+				r = w.agent(t, file)
+				r.until(trove.ServiceHealthy)
+				again()
+				before := stops()
+				if err := ask("two"); err != nil || stops() != before+1 {
+					t.Errorf("another request: %v", err)
+				}
+			})
+		})
+	}
 }
 
 func TestExit(t *testing.T) {

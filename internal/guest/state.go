@@ -54,8 +54,17 @@ type state struct {
 	// ShouldRun is whether the engine is wanted; false after stop_db.
 	ShouldRun bool            `json:"should_run"`
 	Handle    *runtime.Handle `json:"handle,omitempty"`
+	// Restarted is the last restart that was carried out.
+	Restarted *restarted `json:"restarted,omitempty"`
 	// Handled are the unique ids of the last casts, oldest first.
 	Handled []string `json:"handled,omitempty"`
+}
+
+// restarted is how a restart ended.
+type restarted struct {
+	ID      string `json:"id"` // of the request
+	Failure string `json:"failure,omitempty"`
+	Action  string `json:"action,omitempty"`
 }
 
 // stateFile is the state with the file that holds it. Each update is on disk

@@ -325,14 +325,20 @@ func (a *Agent) stopEngine(ctx context.Context) error {
 }
 
 // Restart stops the engine cleanly, starts it again and returns when it
-// answers queries.
-func (a *Agent) Restart(ctx context.Context) error {
+// answers queries. Asked again with the id of the request it carried out last,
+// it only gives the result again.
+func (a *Agent) Restart(ctx context.Context, requestID string) error {
+	ending := ctx
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Timing.StopGrace+a.cfg.Timing.StartLimit)
 	defer cancel()
 	if err := a.beginPrepared(ctx); err != nil {
 		return err
 	}
 	defer a.unlock()
+	if last := a.state.get().Restarted; last != nil && requestID != "" && last.ID == requestID {
+		a.log.Info("asked again for a restart that was carried out", "request", requestID)
+		return last.result()
+	}
 	a.setTransition(true)
 	defer signal(a.kick)
 	defer a.setTransition(false)
@@ -341,17 +347,34 @@ func (a *Agent) Restart(ctx context.Context) error {
 	defer stop(nil)
 	go a.watchDisk(ctx, stop)
 	h, err := a.restart(ctx)
-	if err != nil {
+	if err == nil {
+		a.pulse.set(trove.ServiceHealthy, nil)
+		a.log.Info("engine restarted", "pid", h.PID)
+	} else {
 		if errors.Is(err, context.Canceled) {
 			err = context.Cause(ctx) // who gave it up says why
 		}
-		err = a.blameDisk(err)
+		err = a.withLogTail(a.blameDisk(err))
 		a.pulse.set(trove.ServiceCrashed, nil)
-		return a.withLogTail(err)
 	}
-	a.pulse.set(trove.ServiceHealthy, nil)
-	a.log.Info("engine restarted", "pid", h.PID)
-	return nil
+	if requestID != "" && ending.Err() == nil {
+		done := &restarted{ID: requestID}
+		if err != nil {
+			done.Failure, done.Action = err.Error(), trove.ActionOf(err)
+		}
+		if err := a.state.remember(func(s *state) { s.Restarted = done }); err != nil {
+			a.log.Error("cannot write down that a restart was carried out", "error", err)
+		}
+	}
+	return err
+}
+
+// result is what the restart was answered with.
+func (r *restarted) result() error {
+	if r.Failure == "" {
+		return nil
+	}
+	return &trove.Error{Kind: trove.KindGuest, Message: r.Failure, Action: r.Action}
 }
 
 func (a *Agent) restart(ctx context.Context) (runtime.Handle, error) {

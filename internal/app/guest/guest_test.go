@@ -438,11 +438,19 @@ func instance(t *testing.T, manager string, port int) {
 	if n := rows(); n != 3 {
 		t.Errorf("%d rows of 3", n)
 	}
-	if err := p.guests.Restart(ctx, m.id); err != nil {
+	if err := p.guests.Restart(ctx, m.id, "00112233445566778899aabbccddeeff"); err != nil {
 		t.Error(err)
 	}
 	if now := m.enginePID(t); now == pid {
 		t.Error("restart kept the engine's process")
+	}
+	// Asked again, as by a task manager that took over from one that was killed.
+	pid = m.enginePID(t)
+	if err := p.guests.Restart(ctx, m.id, "00112233445566778899aabbccddeeff"); err != nil {
+		t.Error(err)
+	}
+	if now := m.enginePID(t); now != pid {
+		t.Error("one request restarted the engine twice")
 	}
 
 	// A power cut, and the end.

@@ -3,6 +3,7 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"time"
@@ -112,7 +113,8 @@ func (p *Page[T]) UnmarshalJSON(b []byte) error {
 // another kind reaches the caller as the Python exception of that kind.
 type Agent interface {
 	Prepare(ctx context.Context, p Prepare) error
-	Restart(ctx context.Context) error
+	// Restart restarts the engine, once for each requestID, which may be empty.
+	Restart(ctx context.Context, requestID string) error
 	StopDB(ctx context.Context) error
 	Ping(ctx context.Context) (bool, error)
 	FilesystemStats(ctx context.Context) (FilesystemStats, error)
@@ -172,7 +174,9 @@ func Handler(a Agent) rpc.Handler {
 	}
 	return rpc.Router{Version: Version, Methods: map[string]rpc.Method{
 		"prepare": rpc.BindCast(a.Prepare),
-		"restart": rpc.BindCast(func(ctx context.Context, _ none) error { return a.Restart(ctx) }),
+		"restart": func(ctx context.Context, in *rpc.Incoming) (any, error) {
+			return nil, a.Restart(ctx, cmp.Or(in.CallID, in.UniqueID))
+		},
 		"stop_db": rpc.BindCast(func(ctx context.Context, _ none) error { return a.StopDB(ctx) }),
 		"rpc_ping": rpc.Bind(func(ctx context.Context, _ none) (bool, error) {
 			return a.Ping(ctx)
@@ -259,9 +263,13 @@ func PrepareMessage(id string, p Prepare) rpc.Message {
 	})
 }
 
-// Restart restarts the engine and returns when it answers queries.
-func (c *Client) Restart(ctx context.Context, id string) error {
-	return c.call(ctx, c.high, id, v10, "restart", nil, nil)
+// Restart restarts the engine and returns when it answers queries. An agent of
+// ours that has carried out a restart of this requestID, 32 hexadecimal digits,
+// answers as it did then and restarts nothing; one of the original restarts.
+func (c *Client) Restart(ctx context.Context, id, requestID string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.high)
+	defer cancel()
+	return c.rpc.Call(ctx, rpc.Message{Topic: Topic(id), Method: "restart", Version: v10, Args: map[string]any{}, CallID: requestID}, nil)
 }
 
 // StopDB stops the engine cleanly.

@@ -44,7 +44,9 @@ type Store interface {
 
 // Guest calls an agent and waits for its answer.
 type Guest interface {
-	Restart(ctx context.Context, instanceID string) error
+	// Restart restarts the engine once, however often it is asked with one
+	// requestID (32 hexadecimal digits).
+	Restart(ctx context.Context, instanceID, requestID string) error
 	StopDB(ctx context.Context, instanceID string) error
 	Ping(ctx context.Context, instanceID string) error
 }

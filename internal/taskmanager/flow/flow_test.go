@@ -21,6 +21,7 @@ type end struct {
 	Made       map[string]int
 	Users      []string
 	Stopped    bool
+	Restarts   int
 	Operations []string
 	Deleted    bool
 	Task       trove.Task
@@ -44,7 +45,7 @@ func (w *world) end(ctx context.Context) (e end, err error) {
 		e.Operations = append(e.Operations, o.Kind+" "+string(o.State)+" "+o.Cause)
 	}
 	if a := w.agents["i1"]; a != nil {
-		e.Users, e.Stopped = a.users, a.stopped
+		e.Users, e.Stopped, e.Restarts = a.users, a.stopped, a.restarts
 	}
 	quotas, err := w.store.Quotas(ctx, tenant, trove.QuotaDelta{trove.ResourceInstances: 10, trove.ResourceRAM: 51200, trove.ResourceVolumes: 20})
 	if err != nil {
@@ -185,7 +186,7 @@ func TestKilledEverywhere(t *testing.T) {
 				return accept(ctx, e, flow.KindRestart, "m2", flow.Restart{})
 			},
 			check: func(t *testing.T, e end) {
-				if e.Task != trove.TaskNone || e.Service != trove.ServiceHealthy || len(e.Left) != 5 {
+				if e.Restarts != 1 || e.Task != trove.TaskNone || e.Service != trove.ServiceHealthy || len(e.Left) != 5 {
 					t.Errorf("the end of a restart: %+v", e)
 				}
 			}},

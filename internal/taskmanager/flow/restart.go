@@ -2,6 +2,8 @@ package flow
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 
 	"github.com/gotrove/gotrove/internal/trove"
 	"github.com/gotrove/gotrove/internal/work"
@@ -35,8 +37,9 @@ func (f *Flows) restart() work.Registered {
 	}
 }
 
-// restartEngine asks the agent, which answers when the engine serves again. A
-// restart that was cut off is done again: that is not more than a restart.
+// restartEngine asks the agent, which answers when the engine serves again.
+// Asked again, by a task manager that took over from one that was killed over
+// the answer, it is the same request: the engine is not restarted twice.
 func (f *Flows) restartEngine(ctx context.Context, r *restartRun) work.Outcome {
 	inst, err := f.store.Instance(ctx, r.Subject())
 	if beingDeleted(inst, err) {
@@ -45,7 +48,8 @@ func (f *Flows) restartEngine(ctx context.Context, r *restartRun) work.Outcome {
 	if err != nil {
 		return work.Fail(err)
 	}
-	return outcome(f.guest.Restart(ctx, inst.ID))
+	sum := sha256.Sum256([]byte("restart " + r.ID()))
+	return outcome(f.guest.Restart(ctx, inst.ID, hex.EncodeToString(sum[:16])))
 }
 
 func (f *Flows) restartFinish(ctx context.Context, r *restartRun) work.Outcome {

@@ -58,10 +58,11 @@ func (w *world) now() time.Time {
 
 // agent is what a guest remembers.
 type agent struct {
-	prepared map[string]bool // unique ids handled
-	users    []string
-	stopped  bool
-	restarts int
+	prepared  map[string]bool // unique ids handled
+	users     []string
+	stopped   bool
+	restarts  int
+	restarted map[string]bool // requests for a restart that it carried out
 }
 
 // fault makes the first so many calls fail, after they had their effect if late.
@@ -391,9 +392,19 @@ func (w *world) heartbeat(id string, st trove.ServiceStatus) {
 	}
 }
 
-func (f fakeGuest) Restart(_ context.Context, id string) error {
+func (f fakeGuest) Restart(_ context.Context, id, requestID string) error {
 	return f.g.Do("Restart", func() error {
-		err := f.w.do("Restart", func() error { f.w.agents[id].restarts++; return nil })
+		err := f.w.do("Restart", func() error {
+			a := f.w.agents[id]
+			if !a.restarted[requestID] {
+				a.restarts++
+			}
+			if a.restarted == nil {
+				a.restarted = map[string]bool{}
+			}
+			a.restarted[requestID] = true
+			return nil
+		})
 		if err == nil {
 			f.w.heartbeat(id, trove.ServiceHealthy)
 		}
