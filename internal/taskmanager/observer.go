@@ -23,6 +23,7 @@ type Servers interface {
 }
 
 // Observer writes down what is seen of servers, so that no view asks the cloud.
+// One process at a time observes.
 type Observer struct {
 	store ObserverStore
 	cloud Servers

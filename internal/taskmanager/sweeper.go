@@ -25,29 +25,35 @@ const (
 
 // Sweeper finds instances in a task that nothing works on: what should never
 // be, and yet would stay so for ever. A deletion is begun anew; any other task
-// ends with a fault.
+// ends with a fault. One process at a time sweeps.
 type Sweeper struct {
-	store SweeperStore
-	work  Acceptor
-	grace time.Duration
-	log   *slog.Logger
-	// before holds what the sweep before this one found. Only what is found
-	// twice is stuck: right after a start, its message may still wait in the
-	// broker.
+	store   SweeperStore
+	work    Acceptor
+	waiting Waiting
+	grace   time.Duration
+	log     *slog.Logger
+	// before holds what the sweep before this one found. Only what two sweeps
+	// find, a minute apart whatever the clock says, is stuck.
 	before map[store.Stuck]bool
 }
 
+// Waiting counts the messages for task managers that wait in the broker. Our own
+// requests are in the outbox until they are work; those of another trove-api
+// are only there.
+type Waiting func(ctx context.Context) (int, error)
+
 // NewSweeper makes a Sweeper; grace is how long an instance may be in a task
 // that nothing works on, 2 min if 0.
-func NewSweeper(s SweeperStore, w Acceptor, grace time.Duration, log *slog.Logger) *Sweeper {
+func NewSweeper(s SweeperStore, w Acceptor, waiting Waiting, grace time.Duration, log *slog.Logger) *Sweeper {
 	if grace <= 0 {
 		grace = defaultGrace
 	}
-	return &Sweeper{store: s, work: w, grace: grace, log: log}
+	return &Sweeper{store: s, work: w, waiting: waiting, grace: grace, log: log}
 }
 
 // Run sweeps at once and every minute until ctx is done.
 func (s *Sweeper) Run(ctx context.Context) error {
+	s.before = nil // of an earlier run: another process has swept since
 	return each(ctx, sweepEvery, func(ctx context.Context) {
 		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "the search for stuck instances failed", "error", err)
@@ -60,6 +66,16 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	stuck, err := s.store.StuckInstances(ctx, s.grace)
 	if err != nil {
 		return err
+	}
+	if len(stuck) > 0 {
+		n, err := s.waiting(ctx)
+		if err != nil {
+			return err
+		}
+		if n > 0 { // one of them may be what is missed here
+			s.before = nil
+			return nil
+		}
 	}
 	found := map[store.Stuck]bool{}
 	for _, one := range stuck {

@@ -222,12 +222,24 @@ func TestSweeper(t *testing.T) {
 		}
 		return got
 	}
-	young := taskmanager.NewSweeper(s, e, time.Hour, quiet)
+	young := taskmanager.NewSweeper(s, e, none, time.Hour, quiet)
 	sweep(young)
 	if got := sweep(young); got["building"] != trove.TaskBuilding {
 		t.Errorf("swept within the grace: %v", got)
 	}
-	w := taskmanager.NewSweeper(later{s}, e, 0, quiet)
+	w := taskmanager.NewSweeper(later{s}, e, none, 0, quiet)
+	for name, waiting := range map[string]taskmanager.Waiting{
+		"a message waits in the broker": func(context.Context) (int, error) { return 1, nil },
+		"the broker is away":            func(context.Context) (int, error) { return 0, errors.New("away") },
+	} {
+		unsure := taskmanager.NewSweeper(later{s}, e, waiting, 0, quiet)
+		for range 3 {
+			_ = unsure.Sweep(t.Context())
+		}
+		if i, err := s.Instance(t.Context(), "building"); err != nil || i.Task != trove.TaskBuilding {
+			t.Errorf("swept while %s: %v, %v", name, i, err)
+		}
+	}
 	if got := sweep(w); got["building"] != trove.TaskBuilding {
 		t.Errorf("swept at first sight: %v", got)
 	}
@@ -247,6 +259,9 @@ func TestSweeper(t *testing.T) {
 		t.Errorf("a lost deletion was not begun anew: %+v, %v", ops, err)
 	}
 }
+
+// none is a broker in which nothing waits.
+func none(context.Context) (int, error) { return 0, nil }
 
 // later is the store an hour later.
 type later struct{ *store.Store }

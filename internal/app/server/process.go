@@ -12,6 +12,7 @@ import (
 	"github.com/gotrove/gotrove/internal/cloud"
 	"github.com/gotrove/gotrove/internal/conductor"
 	"github.com/gotrove/gotrove/internal/identity"
+	"github.com/gotrove/gotrove/internal/lease"
 	"github.com/gotrove/gotrove/internal/lifecycle"
 	"github.com/gotrove/gotrove/internal/outbox"
 	"github.com/gotrove/gotrove/internal/rpc"
@@ -108,14 +109,18 @@ func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o 
 func (p *process) startTaskManager(engine *work.Engine, servers taskmanager.Servers) {
 	p.rpcServer("taskmanager", taskmanager.NewServer(engine, p.store, p.log).Handler(),
 		rpc.ServerOptions{Topic: rpctaskmanager.Topic, Workers: taskmanagerWorkers})
-	p.task("observer", taskmanager.NewObserver(p.store, servers, 0, p.log).Run, 0)
-	p.task("sweeper", taskmanager.NewSweeper(p.store, engine, 0, p.log).Run, 0)
+	waiting := func(ctx context.Context) (int, error) { return rpc.Waiting(ctx, p.conn, rpctaskmanager.Topic) }
+	observer := taskmanager.NewObserver(p.store, servers, 0, p.log)
+	sweeper := taskmanager.NewSweeper(p.store, engine, waiting, 0, p.log)
+	pruner := work.NewPruner(p.store, p.log)
+	// Of all task managers one does these.
+	l := lease.New(p.store, "taskmanager", p.log)
+	p.task("housekeeping", func(ctx context.Context) error { return l.Run(ctx, observer.Run, sweeper.Run, pruner.Run) }, 0)
 }
 
 // startRelay publishes what is in the outbox.
 func (p *process) startRelay() {
-	relay := outbox.NewRelay(p.store, p.client, outbox.Options{Log: p.log})
-	relay.Kick(time.Now()) // the broker may have forgotten what an earlier process published
+	relay := outbox.NewRelay(p.store, p.client, outbox.Options{Connected: p.conn.Connected(), Log: p.log})
 	p.task("outbox", relay.Run, 0)
 }
 
