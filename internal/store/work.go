@@ -298,13 +298,14 @@ func lostLease() error {
 }
 
 // ReleaseWork ends all leases, of work, by name and on messages, whoever holds
-// them.
+// them, and makes all messages due: who is alone has a broker of its own, which
+// has begun anew too.
 func (s *Store) ReleaseWork(ctx context.Context) error {
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {
 		for _, statement := range []string{
 			"UPDATE work SET lease_owner = '', version = version + 1 WHERE lease_owner <> ''",
 			"UPDATE leases SET expires = 0",
-			"UPDATE outbox SET claimed_by = '', next_at = " + s.d.nowMicros + " WHERE claimed_by <> ''",
+			"UPDATE outbox SET claimed_by = '', next_at = " + s.d.nowMicros,
 		} {
 			if _, err := t.exec(ctx, statement); err != nil {
 				return err
