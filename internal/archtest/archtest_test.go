@@ -35,7 +35,7 @@ var peers = map[string][]string{
 
 // testPeers are the same for tests: the bus is tested from both its ends.
 var testPeers = map[string][]string{
-	"internal/rpc":       {"internal/broker"},
+	"internal/rpc":       {"internal/broker", "internal/osloconf"},
 	"internal/broker":    {"internal/rpc"},
 	"internal/telemetry": {"internal/secret"},
 }
