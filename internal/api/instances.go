@@ -12,7 +12,8 @@ import (
 )
 
 // forEver is how long a message to the task manager is kept: nothing but the
-// message leads an instance out of the task that was written with it.
+// message leads an instance out of the task that was written with it. One that
+// cannot be carried out is ended by the task manager.
 const forEver = 0
 
 func (s *Server) listInstances(q *request) (response, error) {
