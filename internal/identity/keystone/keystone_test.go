@@ -1,0 +1,567 @@
+package keystone_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/identity"
+	"github.com/gotrove/gotrove/internal/identity/keystone"
+	"github.com/gotrove/gotrove/internal/secret"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// cloud is a Keystone of a few lines, which counts and does what it is told.
+type cloud struct {
+	t      *testing.T
+	server *httptest.Server
+	prefix string
+
+	mu     sync.Mutex
+	now    time.Time
+	own    int            // the number of the last token it gave the service
+	revoke map[string]int // status for a token
+	logins int
+	asked  map[string]int // by subject
+	last   *http.Request
+	body   []byte        // of the last login
+	status int           // of every answer, if not 0
+	silent chan struct{} // until it is closed, if not nil
+	life   time.Duration
+	log    bytes.Buffer
+}
+
+func newCloud(t *testing.T) *cloud {
+	c := &cloud{t: t, now: time.Now(), asked: map[string]int{}, revoke: map[string]int{}, life: time.Hour}
+	c.server = httptest.NewServer(c)
+	t.Cleanup(c.server.Close)
+	return c
+}
+
+func (c *cloud) Write(b []byte) (int, error) { // the log
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.log.Write(b)
+}
+
+func (c *cloud) logged() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.log.String()
+}
+
+func (c *cloud) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+func (c *cloud) set(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+}
+
+func (c *cloud) count(subject string) (logins, asked int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.logins, c.asked[subject]
+}
+
+func (c *cloud) clock() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *cloud) options() keystone.Options {
+	return keystone.Options{AuthURL: c.server.URL + c.prefix, Username: "trove", Password: secret.New("s3cret"), UserDomainName: "Default",
+		ProjectName: "service", ProjectDomainName: "Default", Timeout: 20 * time.Second, Now: c.clock,
+		Log: slog.New(slog.NewTextHandler(c, nil))}
+}
+
+func (c *cloud) open(change ...func(*keystone.Options)) *keystone.Validator {
+	c.t.Helper()
+	o := c.options()
+	for _, f := range change {
+		f(&o)
+	}
+	v, err := keystone.New(o)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(v.Close)
+	return v
+}
+
+// ServeHTTP answers as Keystone: tokens "good…" are good.
+func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	silent, status := c.silent, c.status
+	c.mu.Unlock()
+	if silent != nil {
+		select {
+		case <-silent:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = r
+	if status != 0 {
+		w.Header().Set("Location", "http://127.0.0.1:1/")
+		w.WriteHeader(status)
+		return
+	}
+	if r.URL.Path != c.prefix+"/v3/auth/tokens" {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	expires := c.now.Add(c.life).UTC().Format("2006-01-02T15:04:05.000000Z")
+	if r.Method == http.MethodPost {
+		c.body, _ = io.ReadAll(r.Body)
+		c.logins++
+		c.own++
+		w.Header().Set("X-Subject-Token", fmt.Sprintf("own-%d", c.own))
+		w.WriteHeader(http.StatusCreated)
+		fmt.Fprintf(w, `{"token":{"expires_at":%q,"user":{"id":"s"},"catalog":[]}}`, expires)
+		return
+	}
+	subject := r.Header.Get("X-Subject-Token")
+	c.asked[subject]++
+	switch {
+	case r.Header.Get("X-Auth-Token") != fmt.Sprintf("own-%d", c.own):
+		w.WriteHeader(http.StatusUnauthorized)
+	case c.revoke[subject] != 0:
+		w.WriteHeader(c.revoke[subject])
+	case !strings.HasPrefix(subject, "good"):
+		w.WriteHeader(http.StatusNotFound)
+	default:
+		fmt.Fprintf(w, `{"token":{"expires_at":%q,"user":{"id":"u-%s","name":"n","domain":{"id":"d","name":"D"}},
+			"project":{"id":"p","name":"P","domain":{"id":"d","name":"D"}},"roles":[{"id":"1","name":"member"}],"catalog":[{"type":"database"}]}}`, expires, subject)
+	}
+}
+
+func (c *cloud) good(v *keystone.Validator, token string) {
+	c.t.Helper()
+	id, err := v.Validate(c.t.Context(), token)
+	if err != nil || id.UserID != "u-"+token {
+		c.t.Fatalf("%s: %+v, %v", token, id, err)
+	}
+}
+
+func (c *cloud) fails(v *keystone.Validator, token string, kind trove.Kind) error {
+	c.t.Helper()
+	_, err := v.Validate(c.t.Context(), token)
+	if !trove.IsKind(err, kind) {
+		c.t.Fatalf("%s: %v, want %v", token, err, kind)
+	}
+	return err
+}
+
+func (c *cloud) wantAsked(subject string, want int) {
+	c.t.Helper()
+	if _, asked := c.count(subject); asked != want {
+		c.t.Errorf("asked %d times about %s, want %d", asked, subject, want)
+	}
+}
+
+func TestAskedOnce(t *testing.T) {
+	c := newCloud(t)
+	v := c.open()
+	for range 5 {
+		c.good(v, "good")
+		c.fails(v, "bad", trove.KindUnauthorized)
+	}
+	c.wantAsked("good", 1)
+	c.wantAsked("bad", 1)
+	c.pass(16 * time.Second)
+	c.fails(v, "bad", trove.KindUnauthorized)
+	c.wantAsked("bad", 2)
+	c.good(v, "good")
+	c.wantAsked("good", 1)
+	c.pass(300 * time.Second)
+	c.good(v, "good")
+	c.wantAsked("good", 2)
+	if logins, _ := c.count(""); logins != 1 {
+		t.Errorf("%d logins", logins)
+	}
+	if s := v.Stats(); s.Hits != 5 || s.Refused != 4 || s.Entries != 1 || s.Stale != 0 || s.Failures != 0 {
+		t.Errorf("stats: %+v", s)
+	}
+}
+
+func TestManyAskOnce(t *testing.T) {
+	c := newCloud(t)
+	v := c.open()
+	hold := make(chan struct{})
+	c.set(func() { c.silent = hold })
+	// One who leaves does not take the others along.
+	first, leave := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		_, err := v.Validate(first, "good")
+		left <- err
+	}()
+	leave()
+	if err := <-left; !trove.IsKind(err, trove.KindUnavailable) {
+		t.Errorf("who left: %v", err)
+	}
+	var g sync.WaitGroup
+	for range 50 {
+		g.Go(func() {
+			if _, err := v.Validate(t.Context(), "good"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	c.set(func() { c.silent = nil })
+	close(hold)
+	g.Wait()
+	c.wantAsked("good", 1)
+}
+
+func TestWithoutCache(t *testing.T) {
+	c := newCloud(t)
+	v := c.open(func(o *keystone.Options) { o.CacheTime = -1 })
+	for range 3 {
+		c.good(v, "good")
+		c.fails(v, "bad", trove.KindUnauthorized)
+	}
+	c.wantAsked("good", 3)
+	c.wantAsked("bad", 3)
+	c.set(func() { c.status = 503 })
+	c.fails(v, "good", trove.KindUnavailable)
+}
+
+func TestNoTokenOutlivesItsEnd(t *testing.T) {
+	c := newCloud(t)
+	v := c.open()
+	c.set(func() { c.life = time.Minute })
+	c.good(v, "good")
+	c.set(func() { c.revoke["good"] = 404 })
+	c.pass(59 * time.Second)
+	c.good(v, "good")
+	c.pass(time.Second)
+	c.fails(v, "good", trove.KindUnauthorized)
+
+	// Nor while Keystone is away.
+	c.set(func() { c.revoke["good"] = 0; c.life = 10 * time.Minute })
+	c.pass(20 * time.Second)
+	c.good(v, "good")
+	c.set(func() { c.status = 503 })
+	c.pass(9 * time.Minute)
+	c.good(v, "good")
+	c.pass(time.Minute)
+	c.fails(v, "good", trove.KindUnavailable)
+	// Nor one that Keystone hands out with an end that has passed.
+	c.set(func() { c.status, c.life = 0, -time.Second })
+	c.pass(time.Minute)
+	if err := c.fails(v, "good2", trove.KindUnavailable); !strings.Contains(trove.ActionOf(err), "clocks") {
+		t.Errorf("our own token has passed: %v", err)
+	}
+}
+
+func TestRevokedIsSeenAfterTheCacheTime(t *testing.T) {
+	c := newCloud(t)
+	v := c.open(func(o *keystone.Options) { o.CacheTime = 10 * time.Second })
+	c.good(v, "good")
+	c.set(func() { c.revoke["good"] = 404 })
+	c.pass(9 * time.Second)
+	c.good(v, "good")
+	c.pass(time.Second)
+	c.fails(v, "good", trove.KindUnauthorized)
+	// What Keystone took back does not count while it is away either.
+	c.set(func() { c.status = 503 })
+	c.pass(20 * time.Second)
+	c.fails(v, "good", trove.KindUnavailable)
+}
+
+func TestKeystoneAway(t *testing.T) {
+	for _, status := range []int{500, 503, 302, 429, 1} { // 1: the connection is cut
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			c := newCloud(t)
+			v := c.open(func(o *keystone.Options) { o.Grace = 30 * time.Minute })
+			c.good(v, "good")
+			if status == 1 {
+				c.server.CloseClientConnections()
+				c.server.Config.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+			} else {
+				c.set(func() { c.status = status })
+			}
+			err := c.fails(v, "good-but-new", trove.KindUnavailable)
+			away, ok := errors.AsType[*identity.Away](err)
+			if !ok || away.Retry <= 0 || away.Retry > 15*time.Second {
+				t.Errorf("%v tells %+v", err, away)
+			}
+			before := v.Stats().Requests
+			for range 100 {
+				c.fails(v, "good-but-new", trove.KindUnavailable)
+			}
+			if n := v.Stats().Requests - before; n > 1 {
+				t.Errorf("%d requests to a Keystone that is away", n)
+			}
+			c.pass(300*time.Second + 29*time.Minute)
+			c.good(v, "good")
+			if v.Stats().Stale != 1 {
+				t.Errorf("stats: %+v", v.Stats())
+			}
+			c.pass(2 * time.Minute)
+			c.fails(v, "good", trove.KindUnavailable)
+			if log := c.logged(); strings.Count(log, "Keystone is away") != 1 || strings.Contains(log, "good") {
+				t.Errorf("log:\n%s", log)
+			}
+			if status == 1 {
+				c.server.Config.Handler = c
+			}
+			c.set(func() { c.status = 0 })
+			c.pass(time.Minute)
+			c.good(v, "good")
+			if !strings.Contains(c.logged(), "Keystone is back") {
+				t.Errorf("log:\n%s", c.logged())
+			}
+		})
+	}
+}
+
+func TestKeystoneSilent(t *testing.T) {
+	c := newCloud(t)
+	v := c.open(func(o *keystone.Options) { o.Timeout = 2 * time.Second })
+	c.good(v, "good")
+	hold := make(chan struct{})
+	defer close(hold)
+	c.set(func() { c.silent = hold })
+	c.pass(301 * time.Second)
+	started := time.Now()
+	c.good(v, "good") // after some patience
+	if took := time.Since(started); took > 1500*time.Millisecond {
+		t.Errorf("a token that was good had to wait %v", took)
+	}
+	started = time.Now()
+	c.fails(v, "good-but-new", trove.KindUnavailable)
+	if took := time.Since(started); took > 30*time.Second {
+		t.Errorf("unbounded: %v", took)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	c.pass(time.Minute)
+	if _, err := v.Validate(short, "good-but-newer"); !trove.IsKind(err, trove.KindUnavailable) {
+		t.Error(err)
+	}
+	closed := make(chan struct{})
+	go func() { v.Close(); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(30 * time.Second):
+		t.Fatal("Close waits for Keystone")
+	}
+	c.fails(v, "good-but-late", trove.KindUnavailable)
+}
+
+func TestOwnTokenIsRenewed(t *testing.T) {
+	c := newCloud(t)
+	v := c.open(func(o *keystone.Options) { o.CacheTime = -1 })
+	c.good(v, "good")
+	c.pass(40 * time.Minute)
+	c.good(v, "good")
+	if logins, _ := c.count(""); logins != 1 {
+		t.Fatalf("%d logins", logins)
+	}
+	c.pass(11 * time.Minute) // nine minutes before its end
+	c.good(v, "good")
+	if logins, _ := c.count(""); logins != 2 {
+		t.Fatalf("%d logins", logins)
+	}
+	// Keystone has forgotten it.
+	c.set(func() { c.own += 10 })
+	c.good(v, "good")
+	if logins, _ := c.count(""); logins != 3 {
+		t.Fatalf("%d logins", logins)
+	}
+}
+
+func TestOurLoginIsRefused(t *testing.T) {
+	for status, want := range map[int]string{401: "username, password", 403: "role service"} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			c := newCloud(t)
+			v := c.open()
+			c.set(func() {
+				if status == 401 {
+					c.status = 401
+				}
+				c.revoke["good"] = 403
+			})
+			err := c.fails(v, "good", trove.KindUnavailable)
+			if !strings.Contains(trove.ActionOf(err), want) {
+				t.Errorf("action: %q", trove.ActionOf(err))
+			}
+			n := v.Stats().Requests
+			logins, _ := c.count("")
+			c.pass(5 * time.Second)
+			c.fails(v, "good", trove.KindUnavailable)
+			if l, _ := c.count(""); v.Stats().Requests != n || l != logins {
+				t.Error("a password that was refused is tried at each request: that locks users")
+			}
+			if err := v.Ping(t.Context()); status == 401 && err == nil {
+				t.Error("Ping sees nothing")
+			}
+			if log := c.logged(); strings.Contains(log, "s3cret") || !strings.Contains(log, "does not let the service") {
+				t.Errorf("log:\n%s", log)
+			}
+			c.set(func() { c.status, c.revoke["good"] = 0, 0 })
+			c.pass(16 * time.Second)
+			c.good(v, "good")
+			c.set(func() { c.revoke = map[string]int{} })
+		})
+	}
+}
+
+func TestManyBadTokensTakeLittle(t *testing.T) {
+	c := newCloud(t)
+	v := c.open(func(o *keystone.Options) { o.CacheBytes = 100 << 10 })
+	c.good(v, "good")
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range 10_500 {
+		c.fails(v, fmt.Sprintf("%07000d", i), trove.KindUnauthorized)
+		if i%1000 == 0 {
+			c.set(func() { c.asked = map[string]int{} })
+		}
+	}
+	c.set(func() { c.asked = map[string]int{} })
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 6<<20 {
+		t.Errorf("10,500 bad tokens took %d bytes", grown)
+	}
+	c.good(v, "good")
+	c.wantAsked("good", 0) // they did not drive out a good one
+	// Good ones go by what they take, the least used first.
+	for i := range 200 {
+		c.good(v, fmt.Sprintf("good%d", i))
+		c.good(v, "good")
+	}
+	if s := v.Stats(); s.Entries < 10 || s.Entries > 50 || s.Bytes > 100<<10 {
+		t.Errorf("stats: %+v", s)
+	}
+	c.wantAsked("good", 0)
+	c.good(v, "good0")
+	c.wantAsked("good0", 2)
+}
+
+func TestWhatIsSent(t *testing.T) {
+	c := newCloud(t)
+	v := c.open(func(o *keystone.Options) { o.WithoutCatalog = true })
+	c.good(v, "good")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last.Header.Get("Openstack-Identity-Access-Rules") == "" || c.last.URL.RawQuery != "nocatalog" {
+		t.Errorf("%v %v", c.last.URL, c.last.Header)
+	}
+	var body map[string]any
+	if err := json.Unmarshal(c.body, &body); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"auth":{"identity":{"methods":["password"],"password":{"user":{"domain":{"name":"Default"},"name":"trove","password":"s3cret"}}},"scope":{"project":{"domain":{"name":"Default"},"name":"service"}}}}`
+	if got, _ := json.Marshal(body); string(got) != want {
+		t.Errorf("login: %s", got)
+	}
+}
+
+func TestAnotherPath(t *testing.T) {
+	c := newCloud(t)
+	c.prefix = "/identity"
+	for _, end := range []string{"", "/", "/v3", "/v3/", "/v2.0"} {
+		v := c.open(func(o *keystone.Options) { o.AuthURL += end })
+		c.good(v, "good")
+	}
+}
+
+func TestTLS(t *testing.T) {
+	c := newCloud(t)
+	secure := httptest.NewUnstartedServer(c)
+	secure.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	at := func(o *keystone.Options) { o.AuthURL = secure.URL }
+	c.fails(c.open(at), "good", trove.KindUnavailable)
+	c.good(c.open(at, func(o *keystone.Options) { o.CAFile = ca }), "good")
+	c.good(c.open(at, func(o *keystone.Options) { o.Insecure = true }), "good")
+	if !strings.Contains(c.logged(), "insecure") {
+		t.Error("insecure is not told")
+	}
+	// The certificate is of 127.0.0.1 and example.com.
+	other := strings.Replace(secure.URL, "127.0.0.1", "localhost", 1)
+	c.fails(c.open(func(o *keystone.Options) { o.AuthURL, o.CAFile = other, ca }), "good", trove.KindUnavailable)
+}
+
+func TestWrongOptions(t *testing.T) {
+	c := newCloud(t)
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(*keystone.Options){
+		"auth_url":            func(o *keystone.Options) { o.AuthURL = "keystone.example:5000" },
+		"username":            func(o *keystone.Options) { o.Username = "" },
+		"password":            func(o *keystone.Options) { o.Password = secret.String{} },
+		"user_domain_name":    func(o *keystone.Options) { o.UserDomainName = "" },
+		"project_name":        func(o *keystone.Options) { o.ProjectName = "" },
+		"project_domain_name": func(o *keystone.Options) { o.ProjectDomainName = "" },
+		"_secret":             func(o *keystone.Options) { o.CredentialID = "x" },
+		"interface":           func(o *keystone.Options) { o.Interface = "inside" },
+		"cafile":              func(o *keystone.Options) { o.CAFile = empty },
+		"certfile":            func(o *keystone.Options) { o.CertFile = empty },
+	} {
+		o := c.options()
+		change(&o)
+		v, err := keystone.New(o)
+		if !trove.IsKind(err, trove.KindBadRequest) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v", want, err)
+		}
+		if v != nil {
+			v.Close()
+		}
+	}
+}
+
+func TestOddAnswers(t *testing.T) {
+	for name, answer := range map[string]string{
+		"nothing": "", "no JSON": "<html>", "no token": "{}", "no user": `{"token":{"expires_at":"2099-01-01T00:00:00Z"}}`,
+		"no end": `{"token":{"user":{"id":"u"}}}`, "too much": `{"token":{"x":"` + strings.Repeat("x", 5<<20) + `"}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCloud(t)
+			v := c.open()
+			inner := c.server.Config.Handler
+			c.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodGet {
+					_, _ = io.WriteString(w, answer)
+					return
+				}
+				inner.ServeHTTP(w, r)
+			})
+			c.fails(v, "good", trove.KindUnavailable)
+		})
+	}
+}
