@@ -89,6 +89,22 @@ func (s *Store) InstanceKeys(ctx context.Context, instanceID string) (current, p
 	return current, pending, err
 }
 
+// SomeInstanceKeys gives encrypted keys of live instances by instance id, at
+// most limit.
+func (s *Store) SomeInstanceKeys(ctx context.Context, limit int) (map[string]string, error) {
+	some := map[string]string{}
+	err := s.read(ctx, func(ctx context.Context, c session) error {
+		return c.each(ctx, "SELECT id, encrypted_key FROM instances WHERE deleted = ? AND encrypted_key IS NOT NULL ORDER BY id LIMIT ?",
+			[]any{false, limit}, func(r *sql.Rows) error {
+				var id, key string
+				err := r.Scan(&id, &key)
+				some[id] = key
+				return err
+			})
+	})
+	return some, err
+}
+
 // rekeyBatch is how many rows RekeyInstances and Reseal read at a time.
 const rekeyBatch = 200
 
