@@ -348,6 +348,35 @@ func DeleteQueues(ctx context.Context, conn *amqp.Conn, queues ...string) error 
 	})
 }
 
+// Mismatches tells which of an exchange and queues are there in another form
+// than we would declare them: each error is an *amqp.Mismatch, or what kept us
+// from finding out. It makes none that is not there.
+func Mismatches(ctx context.Context, conn *amqp.Conn, exchange string, queues ...string) []error {
+	declare := conn.Declare()
+	var found []error
+	check := func(passive, active func(*amqp091.Channel) error) {
+		err := onSession(ctx, conn, passive)
+		if e, ok := errors.AsType[*amqp091.Error](err); ok && e.Code == amqp091.NotFound {
+			return
+		}
+		if err == nil {
+			err = onSession(ctx, conn, active)
+		}
+		if err != nil {
+			found = append(found, err)
+		}
+	}
+	check(func(ch *amqp091.Channel) error { return amqp.PassiveExchange(ch, exchange) },
+		func(ch *amqp091.Channel) error { return declare.Exchange(ch, exchange) })
+	for _, q := range queues {
+		check(func(ch *amqp091.Channel) error {
+			_, err := ch.QueueDeclarePassive(q, false, false, false, false, nil)
+			return err
+		}, func(ch *amqp091.Channel) error { return declare.OnlyQueue(ch, q) })
+	}
+	return found
+}
+
 func declareQueues(ch *amqp091.Channel, declare amqp.Declarations, exchange string, queues []string) error {
 	if err := declare.Exchange(ch, exchange); err != nil {
 		return err

@@ -67,10 +67,15 @@ func FanoutName(topic string) string { return topic + "_fanout" }
 
 // Queue declares a queue of requests and binds it to exchange by its name.
 func (d Declarations) Queue(ch *amqp091.Channel, name, exchange string) error {
-	if err := declareQueue(ch, name, d.durable(), d.AutoDelete, d.arguments(d.Quorum)); err != nil {
+	if err := d.OnlyQueue(ch, name); err != nil {
 		return err
 	}
 	return ch.QueueBind(name, name, exchange, false, nil)
+}
+
+// OnlyQueue declares a queue of requests and does not bind it.
+func (d Declarations) OnlyQueue(ch *amqp091.Channel, name string) error {
+	return declareQueue(ch, name, d.durable(), d.AutoDelete, d.arguments(d.Quorum))
 }
 
 // ReplyQueue declares a queue for replies, to which the broker's default
