@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"strings"
 
 	"github.com/gotrove/gotrove/internal/trove"
@@ -41,6 +42,8 @@ func (s *Store) Datastore(ctx context.Context, idOrName string) (trove.Datastore
 		if err != nil {
 			return err
 		}
+		// Exactly: a collation may take another name for the same.
+		all = slices.DeleteFunc(all, func(d trove.Datastore) bool { return d.ID != idOrName && d.Name != idOrName })
 		if len(all) == 0 {
 			return trove.Errorf(trove.KindNotFound, "Datastore %q cannot be found.", clip(idOrName, 255))
 		}
@@ -119,11 +122,9 @@ func (s *Store) EnsureVersion(ctx context.Context, v trove.DatastoreVersion, mak
 		return "", trove.Errorf(trove.KindBadRequest, "A datastore version needs the name of its datastore and a name.")
 	}
 	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
-		var storeID string
-		if _, err := t.exec(ctx, s.d.upsert("datastores", []string{"name"}, nil, "id"), v.DatastoreName, trove.NewID()); err != nil {
-			return err
-		}
-		if _, err := t.one(ctx, "SELECT id FROM datastores WHERE name = ?", []any{v.DatastoreName}, &storeID); err != nil {
+		// Its row is locked, so that the version is looked for once only.
+		storeID, err := t.putDatastore(ctx, v.DatastoreName)
+		if err != nil {
 			return err
 		}
 		found, err := t.one(ctx, "SELECT id FROM datastore_versions WHERE datastore_id = ? AND name = ? AND version = ?",
@@ -160,7 +161,7 @@ func (s *Store) SetVersionActive(ctx context.Context, id string, active bool) er
 	return s.tx(ctx, func(ctx context.Context, t *tx) error {
 		n, err := t.exec(ctx, "UPDATE datastore_versions SET active = ? WHERE id = ?", active, id)
 		if err == nil && n == 0 {
-			return trove.Errorf(trove.KindNotFound, "Datastore version %s cannot be found.", clip(id, 255))
+			return versionNotFound(id)
 		}
 		return err
 	})
@@ -179,7 +180,7 @@ func (s *Store) DeleteDatastore(ctx context.Context, id string) error {
 				WithAction("Delete its versions first.")
 		}
 		n, err := t.exec(ctx, "DELETE FROM datastores WHERE id = ?", id)
-		if err == nil && n == 0 {
+		if err == nil && n == 0 && !t.repeated {
 			return trove.Errorf(trove.KindNotFound, "Datastore %s cannot be found.", clip(id, 255))
 		}
 		return err

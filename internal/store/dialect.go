@@ -49,6 +49,9 @@ type dialect struct {
 	explain func(error) *explanation
 	// tableExists is a query that counts tables with a name.
 	tableExists string
+	// count makes the numbers of a table (twice %s) go on after its highest;
+	// empty where they do by themselves.
+	count string
 	// lock keeps other processes from migrating until the connection ends, and
 	// gives 1; its argument is how long to wait, as lockWait writes it. Empty:
 	// they cannot meet.

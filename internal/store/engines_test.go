@@ -51,6 +51,28 @@ func openOn(t *testing.T, e dbtest.Engine) *store.Store {
 	return s
 }
 
+// onEach runs f on a migrated database of each engine. open gives a store of
+// its own on it each time, as another process has.
+func onEach(t *testing.T, f func(t *testing.T, open func() *store.Store)) {
+	t.Helper()
+	t.Run("SQLite", func(t *testing.T) {
+		t.Parallel()
+		path := filepath.Join(t.TempDir(), "trove.db")
+		openAt(t, path)
+		f(t, func() *store.Store { return openURL(t, "sqlite:///"+path) })
+	})
+	for _, e := range []dbtest.Engine{dbtest.MariaDB, dbtest.PostgreSQL} {
+		t.Run(string(e), func(t *testing.T) {
+			t.Parallel()
+			url := servers[e].Get(t).Database(t)
+			if err := openURL(t, url).Migrate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f(t, func() *store.Store { return openURL(t, url) })
+		})
+	}
+}
+
 func TestSQLite(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, func(t *testing.T) *store.Store { return openAt(t, filepath.Join(t.TempDir(), "a ?%#b.db")) })

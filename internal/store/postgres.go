@@ -74,6 +74,7 @@ func postgresDialect() *dialect {
 		verdict:     postgresVerdict,
 		explain:     explainPostgres,
 		tableExists: "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = ?",
+		count:       "SELECT setval(pg_get_serial_sequence('%s', 'seq'), (SELECT COALESCE(MAX(seq), 0) + 1 FROM %s), false)",
 		// In this order: the row of set_config is made first.
 		lock:     "SELECT 1 FROM (SELECT set_config('lock_timeout', ?, false) OFFSET 0) s, LATERAL (SELECT pg_advisory_lock(hashtext('gotrove'))) l",
 		lockWait: func(d time.Duration) any { return millis(d) },
