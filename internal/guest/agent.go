@@ -42,6 +42,9 @@ type Config struct {
 	Conductor  Conductor
 	Log        *slog.Logger
 
+	// Credentials takes new logins and keys; nil: the operator's stay.
+	Credentials *Credentials
+
 	VolumeDir  string // what get_filesystem_stats measures
 	VolumeSize int64  // its quota in bytes; 0: the file system is the volume
 	LogDir     string // of the engine's logs, kept short; empty: there are none

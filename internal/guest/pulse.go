@@ -150,6 +150,12 @@ func (p *pulse) repeat() {
 	}
 }
 
+// announce is repeat at once.
+func (p *pulse) announce() {
+	p.repeat()
+	signal(p.changed)
+}
+
 // sendAll sends what waits, and what was handled even if nothing else waits.
 func (p *pulse) sendAll(ctx context.Context) error {
 	for ctx.Err() == nil {

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/gotrove/gotrove/internal/broker"
+	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/secret"
 )
 
@@ -46,7 +47,7 @@ func (l *Logins) Restore(instanceIDs ...string) {
 func (l *Logins) Admit(instanceID string, generation int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.guests[NameOf(instanceID, generation)] = instanceID
+	l.guests[guest.Login(instanceID, generation)] = instanceID
 }
 
 // Guests counts the guests' logins.
@@ -66,14 +67,14 @@ func (l *Logins) URL(login string) secret.String {
 // Ensure implements Keeper.
 func (l *Logins) Ensure(_ context.Context, instanceID string, generation int) (Credentials, error) {
 	l.Admit(instanceID, generation)
-	login := NameOf(instanceID, generation)
+	login := guest.Login(instanceID, generation)
 	return Credentials{Login: login, Password: l.passwords.Of(login), TransportURL: l.URL(login)}, nil
 }
 
 // Remove implements Keeper.
 func (l *Logins) Remove(_ context.Context, instanceID string, generations ...int) error {
 	for _, g := range generations {
-		login := NameOf(instanceID, g)
+		login := guest.Login(instanceID, g)
 		l.mu.Lock()
 		delete(l.guests, login)
 		kick := l.kick

@@ -14,7 +14,6 @@ import (
 	"encoding/base64"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
@@ -26,44 +25,14 @@ import (
 // ControlPlane is the login of our own services on the embedded broker.
 const ControlPlane = "trove"
 
-const guestPrefix = "guest-"
-
 // Name is the first login of an instance's guest agent, the one that the
 // instance's user data carries: generation 0.
-func Name(instanceID string) string { return guestPrefix + instanceID }
-
-// NameOf is the login of a generation; each rotation counts one up.
-func NameOf(instanceID string, generation int) string {
-	if generation <= 0 {
-		return Name(instanceID)
-	}
-	return Name(instanceID) + "+" + strconv.Itoa(generation)
-}
-
-// InstanceOf is the instance whose guest agent has this login and the
-// generation of its credentials; ok is false if the login is not a guest's.
-func InstanceOf(login string) (instanceID string, generation int, ok bool) {
-	rest, ok := strings.CutPrefix(login, guestPrefix)
-	if !ok {
-		return "", 0, false
-	}
-	id, number, rotated := strings.Cut(rest, "+")
-	if rotated {
-		n, err := strconv.Atoi(number)
-		if err != nil || n < 1 || strconv.Itoa(n) != number {
-			return "", 0, false
-		}
-		generation = n
-	}
-	return id, generation, validID(id) == nil
-}
-
-var plainID = regexp.MustCompile(`^[0-9A-Za-z_-]{1,64}\z`)
+func Name(instanceID string) string { return guest.Login(instanceID, 0) }
 
 // validID refuses what would mean something in a routing key, a login's name or
 // a URL.
 func validID(instanceID string) error {
-	if !plainID.MatchString(instanceID) {
+	if !guest.ValidID(instanceID) {
 		return trove.Errorf(trove.KindInternal, "%q cannot be part of a queue's name", instanceID)
 	}
 	return nil
@@ -82,7 +51,7 @@ func Senders(controlPlane ...string) func(login string) (instanceID string, limi
 		if login != "" && slices.Contains(controlPlane, login) {
 			return "", false
 		}
-		if id, _, ok := InstanceOf(login); ok {
+		if id, _, ok := guest.ParseLogin(login); ok {
 			return id, true
 		}
 		return "", true
@@ -93,7 +62,7 @@ func Senders(controlPlane ...string) func(login string) (instanceID string, limi
 // what limits a sender is the key of the payload. A login of a guest's own is
 // limited all the same.
 func Anyone(login string) (instanceID string, limited bool) {
-	id, _, ok := InstanceOf(login)
+	id, _, ok := guest.ParseLogin(login)
 	return id, ok
 }
 

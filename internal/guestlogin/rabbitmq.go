@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gotrove/gotrove/internal/rpc/amqp"
+	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -44,7 +45,7 @@ func (r *RabbitMQ) PerGuest() bool { return true }
 // Ensure implements Keeper. A login that is half made can do nothing: limits
 // come before rights.
 func (r *RabbitMQ) Ensure(ctx context.Context, instanceID string, generation int) (Credentials, error) {
-	login := NameOf(instanceID, generation)
+	login := guest.Login(instanceID, generation)
 	password := r.passwords.Of(login)
 	u, err := amqp.WithLogin(r.url, login, password.Reveal())
 	if err != nil {
@@ -93,7 +94,7 @@ func (r *RabbitMQ) hash(login string) string {
 // Remove implements Keeper.
 func (r *RabbitMQ) Remove(ctx context.Context, instanceID string, generations ...int) error {
 	for _, g := range generations {
-		if err := r.removeLogin(ctx, NameOf(instanceID, g)); err != nil {
+		if err := r.removeLogin(ctx, guest.Login(instanceID, g)); err != nil {
 			return err
 		}
 	}

@@ -305,10 +305,10 @@ func TestSpeakingAsAnother(t *testing.T) {
 		// permissions. Servers that take from the control plane only must not
 		// be reached.
 		reached, arrived := make(chan string, 16), make(chan string, 16)
-		only := guestlogin.FromControlPlane(rpc.HandlerFunc(func(_ context.Context, in *rpc.Incoming) (any, error) {
+		only := guest.FromControlPlane(rpc.HandlerFunc(func(_ context.Context, in *rpc.Incoming) (any, error) {
 			reached <- in.Method
 			return nil, nil
-		}), quiet)
+		}), false, quiet)
 		watched := rpc.HandlerFunc(func(ctx context.Context, in *rpc.Incoming) (any, error) {
 			arrived <- in.Method + " of " + in.Sender
 			return only.Handle(ctx, in)

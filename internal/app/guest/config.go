@@ -22,6 +22,7 @@ type config struct {
 	ControlExchange string        `conf:"DEFAULT.control_exchange" default:"openstack"`
 	ConductorQueue  string        `conf:"DEFAULT.conductor_queue"`
 	Debug           bool          `conf:"DEFAULT.debug" default:"false"`
+	RPCKey          secret.String `conf:"DEFAULT.instance_rpc_encr_key"` // empty: messages are not sealed
 	StateWait       time.Duration `conf:"DEFAULT.state_change_wait_time" default:"180"`
 
 	Runtime      string `conf:"gotrove.runtime" default:"process"`

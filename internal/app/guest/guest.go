@@ -13,16 +13,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/guest"
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/runtime/process"
 	"github.com/gotrove/gotrove/internal/osloconf"
-	"github.com/gotrove/gotrove/internal/rpc"
-	"github.com/gotrove/gotrove/internal/rpc/amqp"
-	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
-	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/telemetry"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -143,29 +140,36 @@ func serve(ctx context.Context, c *config, version string, warnings []string, er
 	if err != nil {
 		return err
 	}
-	conn, err := amqp.New(amqp.Config{URL: c.TransportURL.Reveal(), Name: "trove-guestagent", Log: log})
+	creds, err := guest.OpenCredentials(filepath.Join(c.StateDir, "credentials.json"), c.GuestID)
 	if err != nil {
 		return err
 	}
-	client := rpc.NewClient(conn, rpc.ClientOptions{Exchange: c.ControlExchange, Passive: true, Log: log})
+	bus, err := openBus(c, creds, log)
+	if err != nil {
+		return err
+	}
 	agent, err := guest.New(guest.Config{
 		InstanceID: c.GuestID, StateFile: filepath.Join(c.StateDir, "state.json"), Version: version,
-		Engine: k.open(c.settings()), Runtime: runner, Conductor: conductor.NewClient(client, c.ConductorQueue), Log: log,
+		Engine: k.open(c.settings()), Runtime: runner, Conductor: bus, Log: log, Credentials: creds,
 		VolumeDir: c.DataDir, VolumeSize: c.VolumeSize << 30, LogDir: c.LogDir, StopEngineOnExit: c.StopOnExit,
 		Timing: guest.Timing{Health: time.Duration(c.HealthPeriod) * time.Second, StartLimit: c.StateWait},
 	})
 	if err != nil {
 		return err
 	}
-	server := rpc.NewServer(conn, agent.Handler(), rpc.ServerOptions{Exchange: c.ControlExchange,
-		Topic: guestapi.Topic(c.GuestID), Server: c.GuestID, Passive: true, Workers: workers,
-		ReplyExchange: c.ReplyBy, ReplyPrefix: c.GuestID, Repeats: true, Log: log})
 	log.InfoContext(ctx, "agent started", "version", version, "manager", c.Manager, "address", c.Address)
 
+	// The bus is served while the agent stops its engine.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var served sync.WaitGroup
+	served.Go(func() { bus.run(serving, agent) })
 	err = agent.Run(ctx)
+	stop()
+	served.Wait()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
 	defer cancel()
-	err = errors.Join(err, server.Close(ctx), client.Close(ctx), conn.Close(ctx))
+	err = errors.Join(err, bus.close(ctx))
 	log.InfoContext(ctx, "agent stopped")
 	return err
 }

@@ -69,21 +69,21 @@ type plane struct {
 	told     chan struct{}
 }
 
-func (p *plane) note(sender string, add func()) error {
+func (p *plane) note(sender conductor.Sender, add func()) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	add()
-	p.senders[sender] = true
+	p.senders[sender.Login] = true
 	close(p.told)
 	p.told = make(chan struct{})
 	return nil
 }
 
-func (p *plane) Heartbeat(_ context.Context, sender string, h conductor.Heartbeat) error {
+func (p *plane) Heartbeat(_ context.Context, sender conductor.Sender, h conductor.Heartbeat) error {
 	return p.note(sender, func() { p.beats = append(p.beats, h) })
 }
-func (p *plane) ReportRoot(context.Context, string, conductor.RootReport) error { return nil }
-func (p *plane) NotifyFailure(_ context.Context, sender string, f conductor.Failure) error {
+func (p *plane) ReportRoot(context.Context, conductor.Sender, conductor.RootReport) error { return nil }
+func (p *plane) NotifyFailure(_ context.Context, sender conductor.Sender, f conductor.Failure) error {
 	return p.note(sender, func() { p.failures = append(p.failures, f) })
 }
 

@@ -109,6 +109,15 @@ func (p *Page[T]) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, &pair)
 }
 
+// Credentials are the login and the key that an agent shall use from now on.
+type Credentials struct {
+	// Generation counts up; what is not newer than what the agent has is old.
+	Generation int    `json:"generation"`
+	Login      string `json:"login"`
+	Password   string `json:"password"`
+	Key        string `json:"rpc_encr_key"` // empty: messages are not sealed
+}
+
 // Agent is what a guest agent implements. An error of trove.KindNotFound or
 // another kind reaches the caller as the Python exception of that kind.
 type Agent interface {
@@ -117,6 +126,9 @@ type Agent interface {
 	Restart(ctx context.Context, requestID string) error
 	StopDB(ctx context.Context) error
 	Ping(ctx context.Context) (bool, error)
+	// RotateCredentials is ours: agents of the original have a login that all
+	// share, and are never asked.
+	RotateCredentials(ctx context.Context, c Credentials) error
 	FilesystemStats(ctx context.Context) (FilesystemStats, error)
 
 	CreateDatabases(ctx context.Context, dbs []trove.Database) error
@@ -181,6 +193,7 @@ func Handler(a Agent) rpc.Handler {
 		"rpc_ping": rpc.Bind(func(ctx context.Context, _ none) (bool, error) {
 			return a.Ping(ctx)
 		}),
+		"rotate_credentials": rpc.BindCast(a.RotateCredentials),
 		"get_filesystem_stats": rpc.Bind(func(ctx context.Context, _ none) (FilesystemStats, error) {
 			return a.FilesystemStats(ctx)
 		}),
@@ -261,6 +274,13 @@ func PrepareMessage(id string, p Prepare) rpc.Message {
 		"config_contents": p.ConfigContents, "root_password": p.RootPassword, "overrides": p.Overrides,
 		"cluster_config": p.ClusterConfig, "snapshot": p.Snapshot, "modules": p.Modules, "ds_version": p.DSVersion,
 	})
+}
+
+// RotateMessage makes the cast rotate_credentials. The agent's next messages are
+// under the new login and key.
+func RotateMessage(id string, c Credentials) rpc.Message {
+	return cast(id, Version, "rotate_credentials", map[string]any{
+		"generation": c.Generation, "login": c.Login, "password": c.Password, "rpc_encr_key": c.Key})
 }
 
 // Restart restarts the engine and returns when it answers queries. An agent of

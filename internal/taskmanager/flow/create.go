@@ -29,6 +29,7 @@ type Create struct {
 	Casts    int       `json:"casts,omitempty"`
 	LastCast time.Time `json:"last_cast,omitzero"`
 	LastBy   string    `json:"last_by,omitempty"`
+	Rotation Rotation  `json:"rotation,omitzero"`
 	// FailedAt is when the agent first said that it failed.
 	FailedAt time.Time `json:"failed_at,omitzero"`
 	// Details is what is known of a failure beside its cause.
@@ -75,10 +76,14 @@ func (f *Flows) create() work.Registered {
 				_, err := f.bus.EnsureGuest(ctx, r.Subject())
 				return outcome(err)
 			}, Undo: func(ctx context.Context, r *createRun) work.Outcome {
-				return stubborn(f.bus.RemoveGuest(ctx, r.Subject()))
+				return f.removeGuest(ctx, r.Subject())
 			}},
 			{Name: "server", Do: f.createServer, Undo: func(ctx context.Context, r *createRun) work.Outcome {
 				return f.gone(f.cloud.DeleteServer(ctx, owner(r)))
+			}},
+			{Name: "credentials", Do: f.createCredentials},
+			{Name: "old_login", Do: func(ctx context.Context, r *createRun) work.Outcome {
+				return f.removeOldLogin(ctx, r.Subject(), r.State.Rotation)
 			}},
 			{Name: "prepare", Do: f.createPrepare},
 			{Name: "database", Do: f.createWait},
@@ -286,26 +291,39 @@ func (f *Flows) createWait(ctx context.Context, r *createRun) work.Outcome {
 	default:
 		return f.engineFailed(ctx, inst, r)
 	}
-	server, err := f.cloud.Server(ctx, f.createOwner(inst, r))
-	switch {
-	case trove.IsKind(err, trove.KindNotFound):
-		r.State.Details = f.evidence(ctx, r)
-		return work.Fail(trove.Errorf(trove.KindInternal, "The instance's server disappeared while the database was made ready.").
-			WithAction("Look at the cloud's log for server %s, then create the instance again.", r.State.Server))
-	case err != nil:
-		return work.Fail(err)
-	case server.Status == trove.ServerError:
-		return f.serverFailed(ctx, server, r)
-	}
-	if inst.Server.Status != server.Status {
-		if err := f.observe(ctx, inst.ID, server.Status, f.shown(server, r)); err != nil {
-			return work.Fail(err)
-		}
+	if _, out := f.watchServer(ctx, inst, r); out != nil {
+		return *out
 	}
 	if err := f.prepareAgain(ctx, inst, r); err != nil {
 		return work.Fail(err)
 	}
 	return work.Nap(f.opts.PollInterval)
+}
+
+// watchServer looks whether the server is still there and well, and records its
+// status; the outcome is nil if it is.
+func (f *Flows) watchServer(ctx context.Context, inst *trove.Instance, r *createRun) (cloud.Server, *work.Outcome) {
+	server, err := f.cloud.Server(ctx, f.createOwner(inst, r))
+	out := work.Next()
+	switch {
+	case trove.IsKind(err, trove.KindNotFound):
+		r.State.Details = f.evidence(ctx, r)
+		out = work.Fail(trove.Errorf(trove.KindInternal, "The instance's server disappeared while the database was made ready.").
+			WithAction("Look at the cloud's log for server %s, then create the instance again.", r.State.Server))
+	case err != nil:
+		out = work.Fail(err)
+	case server.Status == trove.ServerError:
+		out = f.serverFailed(ctx, server, r)
+	case inst.Server.Status != server.Status:
+		if err := f.observe(ctx, inst.ID, server.Status, f.shown(server, r)); err != nil {
+			out = work.Fail(err)
+			return server, &out
+		}
+		return server, nil
+	default:
+		return server, nil
+	}
+	return server, &out
 }
 
 // prepareAgain casts prepare again if it may have been lost: at once after a
@@ -396,7 +414,7 @@ func (f *Flows) evidence(ctx context.Context, r *createRun) string {
 // createExpired looks from both sides and names the broken hop.
 func (f *Flows) createExpired(ctx context.Context, r *createRun, step string, last error) error {
 	within := f.opts.UsageTimeout
-	if step != "database" {
+	if step != "database" && step != "credentials" {
 		if last != nil {
 			return trove.Errorf(trove.KindInternal, "The step %s did not succeed within %s: %w", step, within, last)
 		}
@@ -441,7 +459,7 @@ func failedTask(step string) trove.Task {
 		return trove.TaskErrorPort
 	case "volume":
 		return trove.TaskErrorVolume
-	case "prepare", "database":
+	case "credentials", "old_login", "prepare", "database":
 		return trove.TaskErrorTimeoutGuest
 	}
 	return trove.TaskErrorServer

@@ -38,7 +38,7 @@ func (f *Flows) delete() work.Registered {
 				return stubborn(f.cloud.DeleteSecurityGroup(ctx, r.State.Owner))
 			}},
 			{Name: "guest_login", Do: func(ctx context.Context, r *deleteRun) work.Outcome {
-				return stubborn(f.bus.RemoveGuest(ctx, r.Subject()))
+				return f.removeGuest(ctx, r.Subject())
 			}},
 			{Name: "finish", Do: func(ctx context.Context, r *deleteRun) work.Outcome {
 				err := f.store.FinishDelete(ctx, r.Subject())
@@ -83,4 +83,13 @@ func (f *Flows) deleteStop(ctx context.Context, r *deleteRun) work.Outcome {
 		r.Report(ctx, "the database was not stopped cleanly, its server is deleted anyway: "+err.Error(), nil)
 	}
 	return work.Next()
+}
+
+// removeGuest takes away an agent's queues and every login it may have.
+func (f *Flows) removeGuest(ctx context.Context, id string) work.Outcome {
+	c, err := f.store.GuestCredentials(ctx, id)
+	if err != nil {
+		return work.Retry(err)
+	}
+	return stubborn(f.bus.RemoveGuest(ctx, id, c.Last()))
 }

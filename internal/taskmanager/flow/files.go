@@ -16,7 +16,8 @@ const (
 
 // files are what the agent needs to find its place: who it is, and how it
 // reaches the bus. The transport URL comes after the operator's text, so that
-// it counts whatever that says.
+// it counts whatever that says; if there is none, the operator's text has it and
+// is given as it is.
 func (f *Flows) files(inst *trove.Instance, q taskmanager.CreateInstance, transportURL string) (map[string][]byte, error) {
 	info := []osloconf.Option{
 		{Name: "guest_id", Value: inst.ID},
@@ -33,6 +34,9 @@ func (f *Flows) files(inst *trove.Instance, q taskmanager.CreateInstance, transp
 	who, err := osloconf.Render(osloconf.Group{Name: "DEFAULT", Options: info})
 	if err != nil {
 		return nil, err
+	}
+	if transportURL == "" {
+		return map[string][]byte{GuestInfoPath: who, GuestConfigPath: bytes.Clone(f.opts.GuestConfig)}, nil
 	}
 	bus, err := osloconf.Render(osloconf.Group{Name: "DEFAULT", Options: []osloconf.Option{
 		{Name: "transport_url", Value: transportURL},

@@ -1,5 +1,5 @@
 // Package flow is what the task manager does to instances, as flows of durable
-// steps: create, delete, restart.
+// steps: create, delete, restart, rotate credentials.
 //
 // It decides the order of things and what a failure means for the instance:
 // its task, its fault, what is taken back. How a cloud, a bus or an agent does
@@ -27,6 +27,8 @@ const (
 	KindCreate  = "create_instance"
 	KindDelete  = "delete_instance"
 	KindRestart = "restart"
+	// KindRotate is ours: nobody else asks for it.
+	KindRotate = "rotate_credentials"
 )
 
 // Store is what flows need of the store.
@@ -40,6 +42,8 @@ type Store interface {
 	SetRoot(ctx context.Context, instanceID, user string, enabled bool) error
 	Observe(ctx context.Context, seen map[string]trove.ServerObservation) error
 	FinishDelete(ctx context.Context, id string) error
+	GuestCredentials(ctx context.Context, instanceID string) (store.GuestCredentials, error)
+	BeginRotation(ctx context.Context, instanceID, encryptedKey string) (store.GuestCredentials, error)
 }
 
 // Guest calls an agent and waits for its answer.
@@ -58,17 +62,41 @@ type Caster interface {
 
 // Bus makes the place of an agent on the message bus.
 type Bus interface {
-	// EnsureGuest declares the agent's queues and makes its login. The
-	// transport URL holds the login's password; it is the same each time.
+	// EnsureGuest declares the agent's queues and makes its first login. The
+	// transport URL holds the login's password; it is the same each time, and
+	// empty where the operator's configuration of the agents has one for all.
 	EnsureGuest(ctx context.Context, instanceID string) (transportURL string, err error)
-	RemoveGuest(ctx context.Context, instanceID string) error
+	// RemoveGuest removes queues and logins; last is the newest generation of
+	// credentials there may be.
+	RemoveGuest(ctx context.Context, instanceID string, last int) error
+	// PerGuest is whether agents have logins of their own; the rest is for
+	// those.
+	PerGuest() bool
+	EnsureLogin(ctx context.Context, instanceID string, generation int) (login, password string, err error)
+	// RemoveLogins removes the logins before a generation and closes their
+	// connections.
+	RemoveLogins(ctx context.Context, instanceID string, before int) error
 }
+
+// Keys makes the keys that messages of an instance are sealed with. A key is
+// empty where they are not sealed.
+type Keys interface {
+	NewKey(ctx context.Context, instanceID string) (encrypted string, err error)
+	OpenKey(ctx context.Context, instanceID, encrypted string) (key string, err error)
+}
+
+// noKeys is Keys where messages are not sealed.
+type noKeys struct{}
+
+func (noKeys) NewKey(context.Context, string) (string, error)          { return "", nil }
+func (noKeys) OpenKey(context.Context, string, string) (string, error) { return "", nil }
 
 // Options are bounds and what the operator configures. A zero time has the
 // default told beside it.
 type Options struct {
 	UsageTimeout   time.Duration // until a created instance must serve; 30 min
 	RestartTimeout time.Duration // until a restart is given up; 10 min
+	RotateTimeout  time.Duration // until a rotation of credentials is given up; 10 min
 	StopTimeout    time.Duration // how long a deletion waits for a clean stop; 15 s
 	PollInterval   time.Duration // how often what tells nothing itself is looked at; 2 s
 	CauseGrace     time.Duration // how long a failed agent may take to tell why; 3 s
@@ -82,19 +110,24 @@ type Options struct {
 	// DefaultCIDRs may reach an instance that says nothing of its own;
 	// everyone if empty.
 	DefaultCIDRs []string
+	Keys         Keys             // nil: messages are not sealed
 	Clock        func() time.Time // time.Now
 	Log          *slog.Logger     // slog.Default()
 }
 
 func (o Options) withDefaults() Options {
 	for d, v := range map[*time.Duration]time.Duration{&o.UsageTimeout: 30 * time.Minute, &o.RestartTimeout: 10 * time.Minute,
-		&o.StopTimeout: 15 * time.Second, &o.PollInterval: 2 * time.Second, &o.CauseGrace: 3 * time.Second, &o.Recast: 20 * time.Second} {
+		&o.RotateTimeout: 10 * time.Minute,
+		&o.StopTimeout:   15 * time.Second, &o.PollInterval: 2 * time.Second, &o.CauseGrace: 3 * time.Second, &o.Recast: 20 * time.Second} {
 		if *d <= 0 {
 			*d = v
 		}
 	}
 	if len(o.DefaultCIDRs) == 0 {
 		o.DefaultCIDRs = []string{"0.0.0.0/0"}
+	}
+	if o.Keys == nil {
+		o.Keys = noKeys{}
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
@@ -112,6 +145,7 @@ type Flows struct {
 	guest Guest
 	casts Caster
 	bus   Bus
+	keys  Keys
 	opts  Options
 	// process tells this process from the ones before it.
 	process string
@@ -119,12 +153,13 @@ type Flows struct {
 
 // New makes the flows of one region.
 func New(s Store, c cloud.Cloud, g Guest, casts Caster, b Bus, o Options) *Flows {
-	return &Flows{s, c, g, casts, b, o.withDefaults(), rand.Text()}
+	o = o.withDefaults()
+	return &Flows{s, c, g, casts, b, o.Keys, o, rand.Text()}
 }
 
 // All are the flows, as work.New takes them.
 func (f *Flows) All() []work.Registered {
-	return []work.Registered{f.create(), f.delete(), f.restart()}
+	return []work.Registered{f.create(), f.delete(), f.restart(), f.rotate()}
 }
 
 // outcome goes on, or fails with err.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/taskmanager/flow"
 	"github.com/gotrove/gotrove/internal/trove"
@@ -33,6 +34,11 @@ type end struct {
 	Fault      string
 	Root       bool
 	Quota      int
+	// Generation is that of the agent's credentials, and Key what it was told
+	// last.
+	Generation int
+	Told       string
+	Key        string
 }
 
 func (w *world) end(ctx context.Context) (e end, err error) {
@@ -46,6 +52,7 @@ func (w *world) end(ctx context.Context) (e end, err error) {
 	}
 	if a := w.agents["i1"]; a != nil {
 		e.Users, e.Stopped, e.Restarts = a.users, a.stopped, a.restarts
+		e.Generation, e.Told = a.generation, a.told[a.generation]
 	}
 	quotas, err := w.store.Quotas(ctx, tenant, trove.QuotaDelta{trove.ResourceInstances: 10, trove.ResourceRAM: 51200, trove.ResourceVolumes: 20})
 	if err != nil {
@@ -65,6 +72,7 @@ func (w *world) end(ctx context.Context) (e end, err error) {
 		return e, err
 	}
 	e.Task, e.Service, e.Server, e.Addresses = inst.Task, inst.Service, inst.Server.Status, inst.Server.Addresses
+	e.Key = inst.EncryptedKey
 	e.Compute, e.Volume = inst.ComputeID, inst.VolumeID
 	if inst.Fault != nil {
 		e.Fault = inst.Fault.Message
@@ -101,6 +109,20 @@ func (w *world) ended(n int) func(ctx context.Context) (bool, error) {
 	}
 }
 
+// rotated: the agent has the credentials of this generation, and no other login
+// is left.
+func rotated(e end, generation int) bool {
+	login := guest.Login("i1", generation)
+	var logins []string
+	for _, l := range e.Left {
+		if strings.HasPrefix(l, "login ") {
+			logins = append(logins, l)
+		}
+	}
+	return e.Generation == generation && slices.Equal(logins, []string{"login " + login}) &&
+		e.Told == login+" password of "+login+" key of i1" && e.Key == "encrypted key of i1"
+}
+
 func accept(ctx context.Context, e *work.Engine, kind, request string, state any) error {
 	_, err := e.Accept(ctx, kind, "i1", request, state)
 	return err
@@ -126,7 +148,7 @@ func TestKilledEverywhere(t *testing.T) {
 			check: func(t *testing.T, e end) {
 				if e.Task != trove.TaskNone || e.Service != trove.ServiceHealthy || e.Server != trove.ServerActive ||
 					!slices.Equal(e.Users, []string{"ann:s3cret"}) || !e.Root || len(e.Addresses) != 1 ||
-					e.Compute != "s-i1" || e.Volume != "v-i1" || len(e.Left) != 5 || e.Quota != 1 {
+					e.Compute != "s-i1" || e.Volume != "v-i1" || len(e.Left) != 6 || e.Quota != 1 || !rotated(e, 1) {
 					t.Errorf("the end of a creation: %+v", e)
 				}
 			}},
@@ -179,6 +201,25 @@ func TestKilledEverywhere(t *testing.T) {
 			},
 			// How far the creation came is a matter of time.
 			forget: func(e end) end { e.Made, e.Operations = nil, nil; return e }},
+		"create with the operator's login": {
+			set:   func(w *world) { w.shared = true },
+			begin: func(ctx context.Context, _ *world, e *work.Engine) error { return create(ctx, e) },
+			check: func(t *testing.T, e end) {
+				if e.Service != trove.ServiceHealthy || len(e.Left) != 5 || e.Generation != 0 || e.Key != "" {
+					t.Errorf("the end of a creation: %+v", e)
+				}
+			}},
+		"rotate": {
+			works: 2,
+			set:   func(w *world) { w.served() },
+			begin: func(ctx context.Context, w *world, e *work.Engine) error {
+				return accept(ctx, e, flow.KindRotate, "m2", flow.Rotate{})
+			},
+			check: func(t *testing.T, e end) {
+				if !rotated(e, 2) || e.Service != trove.ServiceHealthy || len(e.Left) != 6 {
+					t.Errorf("the end of a rotation: %+v", e)
+				}
+			}},
 		"restart": {
 			works: 2,
 			set:   func(w *world) { w.served() },
@@ -186,7 +227,7 @@ func TestKilledEverywhere(t *testing.T) {
 				return accept(ctx, e, flow.KindRestart, "m2", flow.Restart{})
 			},
 			check: func(t *testing.T, e end) {
-				if e.Restarts != 1 || e.Task != trove.TaskNone || e.Service != trove.ServiceHealthy || len(e.Left) != 5 {
+				if e.Restarts != 1 || e.Task != trove.TaskNone || e.Service != trove.ServiceHealthy || len(e.Left) != 6 {
 					t.Errorf("the end of a restart: %+v", e)
 				}
 			}},
@@ -307,7 +348,7 @@ func TestCreateSurvivesWhatPasses(t *testing.T) {
 	w := newWorld(t)
 	w.instance("i1")
 	away := trove.Errorf(trove.KindUnavailable, "away")
-	for _, call := range []string{"EnsureSecurityGroup", "EnsurePorts", "EnsureVolume", "EnsureGuest", "EnsureServer", "prepare"} {
+	for _, call := range []string{"EnsureSecurityGroup", "EnsurePorts", "EnsureVolume", "EnsureGuest", "EnsureServer", "EnsureLogin", "rotate", "RemoveLogins", "prepare"} {
 		w.faults[call] = &fault{times: 3, late: true, err: away} // had its effect, and nobody heard
 	}
 	e := w.run(nil)
@@ -331,17 +372,51 @@ func TestPrepareIsCastAgainToASilentAgent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.instance("i1")
-	w.mute = true
+	w.unprepared = true
 	e := w.run(nil)
 	if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
 		t.Fatal(err)
 	}
 	w.called("prepare", 3)
 	w.mu.Lock()
-	w.mute = false
+	w.unprepared = false
 	w.mu.Unlock()
 	if op := w.operation("i1"); op.State != trove.OperationDone {
 		t.Errorf("operation: %+v", op)
+	}
+}
+
+// A rotation that an agent did not hear of is given up with a cause, and the
+// next one goes on with the same credentials.
+func TestRotationOfASilentAgent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.instance("i1")
+	w.served()
+	w.mu.Lock()
+	w.mute, w.ahead = true, time.Hour
+	w.mu.Unlock()
+	e := w.run(nil)
+	if err := accept(t.Context(), e, flow.KindRotate, "m2", flow.Rotate{}); err != nil {
+		t.Fatal(err)
+	}
+	if op := w.operation("i1"); op.State != trove.OperationFailed || !strings.Contains(op.Cause, "both the old and the new ones are good") {
+		t.Errorf("operation: %+v", op)
+	}
+	if inst := w.get("i1"); inst.Status() != trove.StatusActive {
+		t.Errorf("the instance is %s after a rotation that came to nothing", inst.Status())
+	}
+	w.mu.Lock()
+	w.mute, w.ahead = false, 0
+	w.mu.Unlock()
+	if err := accept(t.Context(), e, flow.KindRotate, "m3", flow.Rotate{}); err != nil {
+		t.Fatal(err)
+	}
+	if op := w.operation("i1"); op.State != trove.OperationDone {
+		t.Errorf("operation: %+v", op)
+	}
+	if got, err := w.end(t.Context()); err != nil || !rotated(got, 2) {
+		t.Errorf("the end: %+v, %v", got, err)
 	}
 }
 
@@ -381,12 +456,12 @@ func TestPrepareIsCastAgainAtOnceByTheNextProcess(t *testing.T) {
 // come to an end by itself.
 func TestDeleteDuringBuild(t *testing.T) {
 	t.Parallel()
-	for _, stage := range []string{"EnsureSecurityGroup", "EnsurePorts", "EnsureVolume", "EnsureGuest", "EnsureServer", "prepare", "waiting"} {
+	for _, stage := range []string{"EnsureSecurityGroup", "EnsurePorts", "EnsureVolume", "EnsureGuest", "EnsureServer", "EnsureLogin", "rotate", "RemoveLogins", "prepare", "waiting"} {
 		t.Run(stage, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			w.instance("i1")
-			w.mute = true
+			w.unprepared = true
 			w.faults[stage] = &fault{times: 1 << 30, late: true, err: trove.Errorf(trove.KindUnavailable, "away")}
 			e := w.run(nil)
 			if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {

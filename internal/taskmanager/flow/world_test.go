@@ -14,6 +14,7 @@ import (
 	"github.com/gotrove/gotrove/internal/cloud"
 	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpcapi"
+	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/taskmanager/flow"
@@ -40,11 +41,15 @@ type world struct {
 	// status is what servers have; mute agents do not take prepare.
 	status string
 	mute   bool
+	// unprepared agents take new credentials, but not prepare.
+	unprepared bool
 	// forget loses a prepare after the agent said that it began.
 	forget bool
 	// ends is the status an agent reports after prepare, and why.
 	ends trove.ServiceStatus
 	why  string
+	// shared: all agents have the operator's login.
+	shared bool
 	// ahead is how far the engine's clock jumps when prepare is cast.
 	ahead time.Duration
 	clock time.Duration
@@ -58,11 +63,14 @@ func (w *world) now() time.Time {
 
 // agent is what a guest remembers.
 type agent struct {
-	prepared  map[string]bool // unique ids handled
-	users     []string
-	stopped   bool
-	restarts  int
-	restarted map[string]bool // requests for a restart that it carried out
+	prepared map[string]bool // unique ids handled
+	// What it logs in with, and what it was told for each generation.
+	generation int
+	told       map[int]string
+	users      []string
+	stopped    bool
+	restarts   int
+	restarted  map[string]bool // requests for a restart that it carried out
 }
 
 // fault makes the first so many calls fail, after they had their effect if late.
@@ -136,11 +144,12 @@ func (w *world) engine(g *worktest.Gate, change func(*flow.Options)) (*work.Engi
 	quiet := slog.New(slog.DiscardHandler)
 	o := flow.Options{PollInterval: 5 * time.Millisecond, StopTimeout: time.Second, CauseGrace: 20 * time.Millisecond, Recast: 20 * time.Millisecond,
 		ControlExchange: "trove", GuestConfig: []byte("[DEFAULT]\ntransport_url = wrong\n[gotrove]\nruntime = process\n"), Log: quiet}
+	o.Keys = fakeKeys{w, g}
 	if change != nil {
 		change(&o)
 	}
 	f := flow.New(gatedStore{w.store, g}, fakeCloud{w, g}, fakeGuest{w, g}, fakeGuest{w, g}, fakeBus{w, g}, o)
-	return work.New(g.Store(w.store), work.Options{Poll: 50 * time.Millisecond, Log: quiet, Clock: w.now,
+	return work.New(g.Store(w.store), work.Options{Poll: 50 * time.Millisecond, Log: quiet, Monotonic: w.now,
 		Retry: work.Backoff{First: time.Millisecond, Most: 10 * time.Millisecond}}, f.All()...)
 }
 
@@ -262,7 +271,7 @@ func (c fakeCloud) EnsureServer(_ context.Context, s cloud.ServerSpec) (server c
 		c.w.ensure("server " + s.InstanceID)
 		c.w.files[s.InstanceID] = s.Files
 		if c.w.agents[s.InstanceID] == nil {
-			c.w.agents[s.InstanceID] = &agent{prepared: map[string]bool{}}
+			c.w.agents[s.InstanceID] = &agent{prepared: map[string]bool{}, told: map[int]string{}}
 		}
 		server = cloud.Server{ID: "s-" + s.InstanceID, Status: c.w.status, Addresses: address(s.InstanceID)}
 		return nil
@@ -332,15 +341,68 @@ type fakeBus struct {
 
 func (b fakeBus) EnsureGuest(_ context.Context, id string) (url string, err error) {
 	err = b.g.Do("EnsureGuest", func() error {
-		return b.w.do("EnsureGuest", func() error { b.w.ensure("login " + id); return nil })
+		return b.w.do("EnsureGuest", func() error {
+			b.w.ensure("queue " + id)
+			if !b.w.shared {
+				b.w.ensure("login " + guest.Login(id, 0))
+			}
+			return nil
+		})
 	})
+	if b.w.shared {
+		return "", err
+	}
 	return "rabbit://guest-" + id + ":pa%24s$word@unix/", err
 }
 
-func (b fakeBus) RemoveGuest(_ context.Context, id string) error {
+func (b fakeBus) RemoveGuest(_ context.Context, id string, last int) error {
 	return b.g.Do("RemoveGuest", func() error {
-		return b.w.do("RemoveGuest", func() error { delete(b.w.things, "login "+id); return nil })
+		return b.w.do("RemoveGuest", func() error {
+			delete(b.w.things, "queue "+id)
+			for g := range last + 1 {
+				delete(b.w.things, "login "+guest.Login(id, g))
+			}
+			return nil
+		})
 	})
+}
+
+func (b fakeBus) PerGuest() bool { return !b.w.shared }
+
+func (b fakeBus) EnsureLogin(_ context.Context, id string, generation int) (login, password string, err error) {
+	login = guest.Login(id, generation)
+	return login, "password of " + login, b.g.Do("EnsureLogin", func() error {
+		return b.w.do("EnsureLogin", func() error { b.w.ensure("login " + login); return nil })
+	})
+}
+
+// RemoveLogins must not take away what the agent still needs.
+func (b fakeBus) RemoveLogins(_ context.Context, id string, before int) error {
+	return b.g.Do("RemoveLogins", func() error {
+		return b.w.do("RemoveLogins", func() error {
+			for g := range before {
+				delete(b.w.things, "login "+guest.Login(id, g))
+			}
+			if a := b.w.agents[id]; a != nil && a.generation < before {
+				b.w.t.Errorf("the login of generation %d was removed while the agent uses it", a.generation)
+			}
+			return nil
+		})
+	})
+}
+
+// fakeKeys are keys as anybody can read them.
+type fakeKeys struct {
+	w *world
+	g *worktest.Gate
+}
+
+func (k fakeKeys) NewKey(_ context.Context, id string) (encrypted string, err error) {
+	return "encrypted key of " + id, k.g.Alive()
+}
+
+func (k fakeKeys) OpenKey(_ context.Context, _, encrypted string) (string, error) {
+	return strings.TrimPrefix(encrypted, "encrypted "), k.g.Alive()
 }
 
 type fakeGuest struct {
@@ -350,6 +412,9 @@ type fakeGuest struct {
 
 // Cast is prepare: the agent carries it out and its heartbeats arrive.
 func (f fakeGuest) Cast(ctx context.Context, m rpc.Message) error {
+	if m.Method == "rotate_credentials" {
+		return f.rotate(ctx, m)
+	}
 	return f.g.Do("prepare", func() error {
 		id, ok := strings.CutPrefix(m.Topic, "guestagent.")
 		if !ok || m.Method != "prepare" {
@@ -359,8 +424,11 @@ func (f fakeGuest) Cast(ctx context.Context, m rpc.Message) error {
 		err := f.w.do("prepare", func() error {
 			f.w.clock += f.w.ahead
 			a := f.w.agents[id]
-			if a == nil || f.w.mute || a.prepared[m.UniqueID] {
+			if a == nil || f.w.mute || f.w.unprepared || a.prepared[m.UniqueID] {
 				return nil
+			}
+			if f.w.things["login "+guest.Login(id, 0)] {
+				return fmt.Errorf("prepare was cast while the first login is still there")
 			}
 			if heartbeat, lost = true, f.w.forget; lost {
 				return nil
@@ -381,6 +449,44 @@ func (f fakeGuest) Cast(ctx context.Context, m rpc.Message) error {
 				}
 			}
 			f.w.heartbeat(id, f.w.ends)
+		}
+		return err
+	})
+}
+
+// rotate: the agent takes what is newer than what it has, and its next message
+// arrives at the conductor.
+func (f fakeGuest) rotate(ctx context.Context, m rpc.Message) error {
+	return f.g.Do("rotate", func() error {
+		id := strings.TrimPrefix(m.Topic, "guestagent.")
+		var uses int
+		err := f.w.do("rotate", func() error {
+			if f.w.mute {
+				f.w.clock += f.w.ahead
+			}
+			a := f.w.agents[id]
+			generation := m.Args["generation"].(int)
+			if a == nil || f.w.mute {
+				return nil
+			}
+			what := fmt.Sprint(m.Args["login"], " ", m.Args["password"], " ", m.Args["rpc_encr_key"])
+			if a.told[generation] == "" {
+				a.told[generation] = what
+			}
+			if a.told[generation] != what {
+				return fmt.Errorf("for generation %d the agent was told %q and %q", generation, a.told[generation], what)
+			}
+			if !f.w.things["login "+guest.Login(id, generation)] {
+				return fmt.Errorf("the agent was told a login that is not there")
+			}
+			a.generation = max(a.generation, generation)
+			uses = a.generation
+			return nil
+		})
+		if uses > 0 {
+			if err := f.w.store.ConfirmRotation(context.WithoutCancel(ctx), id, uses); err != nil {
+				f.w.t.Error(err)
+			}
 		}
 		return err
 	})
@@ -466,6 +572,17 @@ func (d gatedStore) SetRoot(ctx context.Context, id, user string, enabled bool) 
 
 func (d gatedStore) Observe(ctx context.Context, seen map[string]trove.ServerObservation) error {
 	return d.g.Do("Observe", func() error { return d.s.Observe(ctx, seen) })
+}
+
+func (d gatedStore) GuestCredentials(ctx context.Context, id string) (store.GuestCredentials, error) {
+	if err := d.g.Alive(); err != nil {
+		return store.GuestCredentials{}, err
+	}
+	return d.s.GuestCredentials(ctx, id)
+}
+
+func (d gatedStore) BeginRotation(ctx context.Context, id, key string) (store.GuestCredentials, error) {
+	return worktest.Through(d.g, "BeginRotation", func() (store.GuestCredentials, error) { return d.s.BeginRotation(ctx, id, key) })
 }
 
 func (d gatedStore) FinishDelete(ctx context.Context, id string) error {

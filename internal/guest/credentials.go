@@ -1,0 +1,142 @@
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+
+	"github.com/gotrove/gotrove/internal/durable"
+	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
+	"github.com/gotrove/gotrove/internal/trove"
+)
+
+// Credentials are what the agent has instead of the login and the key that its
+// configuration came with. New ones are on disk before anybody uses them, and
+// the ones before stay beside them until the bus has taken a message under the
+// new ones: an agent that dies at any point finds one pair that is good.
+type Credentials struct {
+	path, instanceID string
+	changed          chan struct{}
+
+	mu  sync.Mutex
+	now credentials
+}
+
+// credentials is the file. Generation 0 is as configured.
+type credentials struct {
+	Version  int                  `json:"version"`
+	Instance string               `json:"instance_id"`
+	Current  guestapi.Credentials `json:"current"`
+	// Previous are good until Current was used.
+	Previous *guestapi.Credentials `json:"previous,omitempty"`
+}
+
+const credentialsVersion = 1
+
+// OpenCredentials reads the file of an instance's agent, or begins with what is
+// configured if there is none.
+func OpenCredentials(path, instanceID string) (*Credentials, error) {
+	c := &Credentials{path: path, instanceID: instanceID, changed: make(chan struct{}, 1),
+		now: credentials{Version: credentialsVersion, Instance: instanceID}}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the agent's credentials: %w", err)
+	}
+	// Its text could quote a password.
+	if json.Unmarshal(b, &c.now) != nil {
+		return nil, trove.Errorf(trove.KindInternal, "The agent's credentials %s are damaged.", path)
+	}
+	switch {
+	case c.now.Version > credentialsVersion:
+		return nil, trove.Errorf(trove.KindConflict, "The agent's credentials %s have version %d; this agent understands %d.",
+			path, c.now.Version, credentialsVersion).WithAction("Install a trove-guestagent that is at least as new as the one that wrote them.")
+	case c.now.Instance != instanceID:
+		return nil, trove.Errorf(trove.KindConflict, "The agent's credentials %s are of instance %s, not of %s.", path, c.now.Instance, instanceID)
+	}
+	return c, nil
+}
+
+// Get gives the credentials to use, and those to go back to if the bus refuses
+// them; nil if the bus has taken them already.
+func (c *Credentials) Get() (current guestapi.Credentials, previous *guestapi.Credentials) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now.Current, c.now.Previous
+}
+
+// Changed has an element after each Take.
+func (c *Credentials) Changed() <-chan struct{} { return c.changed }
+
+// Take writes newer credentials down. Those that are not newer are no error:
+// who sent them has not heard yet, so they are tried again if they were not
+// taken by the bus.
+func (c *Credentials) Take(fresh guestapi.Credentials) error {
+	if fresh.Generation < 1 || fresh.Password == "" || fresh.Login != guestapi.Login(c.instanceID, fresh.Generation) {
+		return trove.Errorf(trove.KindBadRequest, "These are no credentials of this instance's agent.")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if fresh.Generation > c.now.Current.Generation {
+		next := c.now
+		next.Current = fresh
+		if next.Previous == nil {
+			was := c.now.Current
+			next.Previous = &was
+		}
+		if err := c.write(next); err != nil {
+			return err
+		}
+	}
+	signal(c.changed)
+	return nil
+}
+
+// Used notes that the bus has taken a message under credentials of a
+// generation; those before are forgotten. first is whether that is news.
+func (c *Credentials) Used(generation int) (first bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.now.Previous == nil || c.now.Current.Generation != generation {
+		return false, nil
+	}
+	next := c.now
+	next.Previous = nil
+	return true, c.write(next)
+}
+
+// write puts next on disk and then in force.
+func (c *Credentials) write(next credentials) error {
+	b, err := json.Marshal(next)
+	if err == nil {
+		err = durable.WriteFile(c.path, b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write the agent's credentials: %w", err)
+	}
+	c.now = next
+	return nil
+}
+
+// RotateCredentials writes new credentials down; whoever keeps the agent on the
+// bus hears of it.
+func (a *Agent) RotateCredentials(_ context.Context, c guestapi.Credentials) error {
+	if a.cfg.Credentials == nil {
+		return trove.Errorf(trove.KindNotImplemented, "This guest agent has its login from the operator.")
+	}
+	if err := a.cfg.Credentials.Take(c); err != nil {
+		return err
+	}
+	a.log.Info("new credentials", "generation", c.Generation)
+	return nil
+}
+
+// Announce reports the agent's status again, at once: whoever waits for a
+// message under new credentials hears it.
+func (a *Agent) Announce() { a.pulse.announce() }
