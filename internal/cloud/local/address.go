@@ -94,8 +94,11 @@ func (c *Cloud) EnsurePorts(ctx context.Context, o cloud.Owner, nics []trove.NIC
 	if err := checkID(o.InstanceID); err != nil {
 		return nil, err
 	}
-	c.addressMu.Lock()
-	defer c.addressMu.Unlock()
+	unlock, err := c.lockFile(ctx, addressLock)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	found, taken, err := c.claimed(o.InstanceID)
 	if err != nil {
 		return nil, err
@@ -146,9 +149,6 @@ func (c *Cloud) claim(ctx context.Context, o cloud.Owner, nics []trove.NIC, take
 			continue
 		}
 		err = c.writeClaim(a, o.InstanceID)
-		if errors.Is(err, fs.ErrExist) { // another process was faster
-			continue
-		}
 		return a, err
 	}
 	return netip.Addr{}, trove.Errorf(trove.KindOverLimit, "No address of %s is free.", c.o.Range).
@@ -192,9 +192,12 @@ func (c *Cloud) probe(a netip.Addr, port int) (bool, error) {
 }
 
 // DeletePorts gives the instance's address back.
-func (c *Cloud) DeletePorts(_ context.Context, o cloud.Owner) error {
-	c.addressMu.Lock()
-	defer c.addressMu.Unlock()
+func (c *Cloud) DeletePorts(ctx context.Context, o cloud.Owner) error {
+	unlock, err := c.lockFile(ctx, addressLock)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	found, _, err := c.claimed(o.InstanceID)
 	if err != nil {
 		return err

@@ -145,10 +145,23 @@ func onThread(f func() (keep bool)) {
 	<-done
 }
 
+// makeTries bounds how often a group is made whose parent another process took
+// away in between.
+const makeTries = 5
+
 // make makes the instance's group, and the parent with the first.
-func (g cgroups) make(id string, memory int) error {
+func (g cgroups) make(id string, memory int) (err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	for range makeTries {
+		if err = g.makeOnce(id, memory); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return err
+}
+
+func (g cgroups) makeOnce(id string, memory int) error {
 	if err := os.Mkdir(g.parent, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -201,6 +214,21 @@ func (g cgroups) pids(id string) []int {
 		}
 	}
 	return out
+}
+
+// holds reports whether a process is in the instance's group by more than a
+// thread that passes through it, as one of ours does to start an agent.
+func (g cgroups) holds(pid int, id string) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup") // of its main thread
+	if err != nil {
+		return false
+	}
+	for _, path := range ownGroups(string(b)) {
+		if strings.HasSuffix(path, "/"+filepath.Base(g.parent)+"/"+id) {
+			return true
+		}
+	}
+	return false
 }
 
 // remove takes the instance's group away; its processes have ended, but the

@@ -14,9 +14,14 @@
 //	                      agent/        the agent's own state
 //	                      volume.json, volume/   the volume
 //	                      log/, console.log      what engine and agent say
+//	                      health.json   that its agent did not start lately
 //	<data>/addresses/<ip>               whose the address is
+//	<data>/locks/                       file locks: of an instance, of all addresses,
+//	                                    of the process that supervises
 //
-// One process uses a data directory at a time: see durable.TryLock.
+// Any number of processes of one machine may use a data directory: what is true
+// is in the files, and nothing of it is remembered. One of them supervises the
+// agents; when it ends, another does.
 package local
 
 import (
@@ -80,20 +85,18 @@ type Cloud struct {
 	// changed tells Run that there may be a server it does not watch.
 	changed chan struct{}
 
-	mu     sync.Mutex
-	locks  map[string]*keyLock
-	health map[string]health
-	// addressMu is held while an address is looked for.
-	addressMu sync.Mutex
+	mu    sync.Mutex
+	locks map[string]*keyLock
 }
 
 var _ cloud.Cloud = (*Cloud)(nil)
 
-// health is how starting an instance's agent went lately.
+// health is health.json: how starting an instance's agent went lately. There is
+// none where all went well.
 type health struct {
-	failures int // in a row
-	fault    string
-	running  time.Time // since when; zero if it does not
+	Failures int       `json:"failures"` // in a row
+	Fault    string    `json:"fault"`
+	Running  time.Time `json:"running"` // since when; zero if it does not
 }
 
 type keyLock struct {
@@ -139,11 +142,14 @@ func New(o Options) (*Cloud, error) {
 	if o.User != nil && os.Geteuid() != 0 {
 		return nil, trove.Errorf(trove.KindBadRequest, "Only root can run the databases as user %s.", o.User.Name)
 	}
-	c := &Cloud{o: o, log: o.Log, changed: make(chan struct{}, 1), locks: map[string]*keyLock{}, health: map[string]health{}}
+	c := &Cloud{o: o, log: o.Log, changed: make(chan struct{}, 1), locks: map[string]*keyLock{}}
 	for _, dir := range []string{o.DataDir, o.RunDir, filepath.Join(o.DataDir, "instances"), filepath.Join(o.DataDir, "addresses")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, durable.Explain(err)
 		}
+	}
+	if err := os.MkdirAll(filepath.Join(o.DataDir, "locks"), 0o700); err != nil {
+		return nil, durable.Explain(err)
 	}
 	spread(filepath.Join(o.DataDir, "instances"))
 	if err := c.ownDir(o.TemplateDir); err != nil {
@@ -161,8 +167,12 @@ func New(o Options) (*Cloud, error) {
 	return c, nil
 }
 
+// sweepWait is how long a sweep waits for who uses what it would look at.
+const sweepWait = time.Second
+
 // sweep removes the files that whoever was killed had begun to write: ours all
-// begin with a dot until they are whole. No other process uses the directory.
+// begin with a dot until they are whole, and are written under a lock. Where
+// another holds it, that one is alive, and the next start sweeps.
 func (c *Cloud) sweep() error {
 	data := os.DirFS(c.o.DataDir) // whose path may hold what a pattern gives a meaning
 	for _, begun := range []string{"addresses/.*", "instances/*/.*"} {
@@ -171,10 +181,31 @@ func (c *Cloud) sweep() error {
 			return err
 		}
 		for _, f := range found {
-			if err := os.Remove(filepath.Join(c.o.DataDir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return durable.Explain(err)
+			if err := c.sweepFile(f); err != nil {
+				return err
 			}
 		}
+	}
+	return nil
+}
+
+func (c *Cloud) sweepFile(f string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), sweepWait)
+	defer cancel()
+	take := func() (func(), error) { return c.lockFile(ctx, addressLock) }
+	if parts := strings.Split(f, "/"); parts[0] == "instances" {
+		take = func() (func(), error) { return c.lock(ctx, parts[1]) }
+	}
+	unlock, err := take()
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := os.Remove(filepath.Join(c.o.DataDir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return durable.Explain(err)
 	}
 	return nil
 }
@@ -197,32 +228,6 @@ func (c *Cloud) checkReachable(dir string) error {
 		if d == filepath.Dir(d) {
 			return nil
 		}
-	}
-}
-
-// lock makes changes to one instance one at a time. unlock must be called.
-func (c *Cloud) lock(ctx context.Context, id string) (unlock func(), err error) {
-	c.mu.Lock()
-	l := c.locks[id]
-	if l == nil {
-		l = &keyLock{turn: make(chan struct{}, 1)}
-		c.locks[id] = l
-	}
-	l.users++
-	c.mu.Unlock()
-	release := func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if l.users--; l.users == 0 {
-			delete(c.locks, id)
-		}
-	}
-	select {
-	case l.turn <- struct{}{}:
-		return func() { <-l.turn; release() }, nil
-	case <-ctx.Done():
-		release()
-		return nil, ctx.Err()
 	}
 }
 

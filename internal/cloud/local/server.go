@@ -72,7 +72,7 @@ func (c *Cloud) EnsureServer(ctx context.Context, s cloud.ServerSpec) (_ cloud.S
 	if _, err := start(ctx, srv); err != nil {
 		return cloud.Server{}, err
 	}
-	c.setHealth(id, health{running: time.Now()})
+	c.setHealth(ctx, id, health{Running: time.Now()})
 	select {
 	case c.changed <- struct{}{}:
 	default:
@@ -186,24 +186,38 @@ const (
 
 func (c *Cloud) view(srv server) cloud.Server {
 	s := cloud.Server{ID: srv.InstanceID, Status: trove.ServerActive, Addresses: c.addresses(srv.Address), Created: srv.Created}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if h := c.health[srv.InstanceID]; h.failures >= manyFailures && (h.running.IsZero() || time.Since(h.running) < settled) {
-		s.Status, s.Fault = trove.ServerError, h.fault
+	if h := c.getHealth(srv.InstanceID); h.Failures >= manyFailures && (h.Running.IsZero() || time.Since(h.Running) < settled) {
+		s.Status, s.Fault = trove.ServerError, h.Fault
 	}
 	return s
 }
 
-func (c *Cloud) setHealth(id string, h health) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.health[id] = h
+// setHealth writes down how an agent's start went. The instance's lock is held.
+// What cannot be written is not told, and nothing else suffers.
+func (c *Cloud) setHealth(ctx context.Context, id string, h health) {
+	path := c.path(id, "health.json")
+	err := writeHealth(path, h)
+	if err != nil {
+		c.log.WarnContext(ctx, "an agent's health was not written", "instance_id", id, "error", err)
+	}
 }
 
-func (c *Cloud) getHealth(id string) health {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.health[id]
+func writeHealth(path string, h health) error {
+	if h.Failures > 0 {
+		return writeJSON(path, h)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// getHealth reads it; one that cannot be read is none.
+func (c *Cloud) getHealth(id string) (h health) {
+	if _, err := readJSON(c.path(id, "health.json"), &h); err != nil {
+		return health{}
+	}
+	return h
 }
 
 const maxEvidence = 4 << 10
@@ -294,9 +308,6 @@ func (c *Cloud) DeleteServer(ctx context.Context, o cloud.Owner) (bool, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return false, durable.Explain(err)
 	}
-	c.mu.Lock()
-	delete(c.health, id)
-	c.mu.Unlock()
 	kill, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
 	if err := c.killAll(kill, id); err != nil {
@@ -308,7 +319,7 @@ func (c *Cloud) DeleteServer(ctx context.Context, o cloud.Owner) (bool, error) {
 	if err := os.RemoveAll(c.runDir(id)); err != nil {
 		return false, durable.Explain(err)
 	}
-	return true, c.remove(id, c.path(id, "handle.json"), c.path(id, "root"), c.path(id, "agent"), c.path(id, "log"), c.path(id, "console.log"), c.path(id, "console.log.1"))
+	return true, c.remove(id, c.path(id, "handle.json"), c.path(id, "health.json"), c.path(id, "root"), c.path(id, "agent"), c.path(id, "log"), c.path(id, "console.log"), c.path(id, "console.log.1"))
 }
 
 // killAll kills every process of the instance and returns when they are gone.
@@ -319,7 +330,7 @@ func (c *Cloud) killAll(ctx context.Context, id string) error {
 			return nil, err
 		}
 		for _, pid := range c.groups.pids(id) {
-			if pid == os.Getpid() { // a thread of ours passes through to start the agent
+			if !c.groups.holds(pid, id) {
 				continue
 			}
 			if h, err := proc.Of(pid); err == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -20,32 +21,45 @@ const (
 	peace = time.Minute
 	// How often consoles are looked at.
 	rotateEvery = time.Minute
+	// How often servers are looked for that another process made.
+	lookEvery = 500 * time.Millisecond
 )
 
 // Run keeps an agent running for each server: it takes over those that run,
 // starts those that do not (all, after a power cut), and starts again those
-// that end. It returns when ctx ends and leaves them running: see StopAll.
+// that end. Of all processes on the data directory one does so at a time; the
+// others wait until it ends. Run returns when ctx ends and leaves the agents
+// running: see StopAll.
 func (c *Cloud) Run(ctx context.Context) error {
+	unlock, err := c.lockFile(ctx, supervisorLock)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ended := make(chan string)
 	watched := map[string]bool{}
-	tick := time.NewTicker(rotateEvery)
-	defer tick.Stop()
+	look, rotate := time.NewTicker(lookEvery), time.NewTicker(rotateEvery)
+	defer look.Stop()
+	defer rotate.Stop()
+	troubled := false
 	for {
-		all, err := c.servers(ctx)
-		if err != nil {
-			c.log.ErrorContext(ctx, "instances cannot be listed; tried again soon", "error", err)
+		entries, err := os.ReadDir(filepath.Join(c.o.DataDir, "instances"))
+		if err != nil && !troubled {
+			c.log.ErrorContext(ctx, "instances cannot be listed; tried again", "error", err)
 		}
-		for _, srv := range all {
-			id := srv.InstanceID
-			if err := c.rotate(id); err != nil {
-				c.log.WarnContext(ctx, "console is not kept short", "instance_id", id, "error", err)
-			}
-			if watched[id] {
+		troubled = err != nil
+		for _, e := range entries {
+			id := e.Name()
+			if watched[id] || !c.exists(id) {
 				continue
 			}
 			watched[id] = true
+			c.shorten(ctx, id)
 			wg.Go(func() {
 				c.watch(ctx, id)
 				select {
@@ -58,7 +72,11 @@ func (c *Cloud) Run(ctx context.Context) error {
 		case id := <-ended: // its server was deleted; looked again in case it was made anew
 			delete(watched, id)
 		case <-c.changed:
-		case <-tick.C:
+		case <-look.C:
+		case <-rotate.C:
+			for id := range watched {
+				c.shorten(ctx, id)
+			}
 		case <-ctx.Done():
 			return nil
 		}
@@ -74,9 +92,10 @@ func (c *Cloud) watch(ctx context.Context, id string) {
 		began := time.Now()
 		h, err := c.revive(ctx, id)
 		if err == nil {
-			state := c.getHealth(id)
-			state.running = time.Now()
-			c.setHealth(id, state)
+			c.note(ctx, id, func(was health) health {
+				was.Running = time.Now()
+				return was
+			})
 			err = h.Wait(ctx)
 		}
 		if ctx.Err() != nil || errors.Is(err, errDeleted) {
@@ -88,12 +107,18 @@ func (c *Cloud) watch(ctx context.Context, id string) {
 		if err == nil {
 			err = errors.New("the guest agent ended")
 		}
-		failed := health{failures: c.getHealth(id).failures + 1}
-		if time.Since(began) > peace {
-			delay, failed.failures = firstDelay, 1
+		long := time.Since(began) > peace
+		if long {
+			delay = firstDelay
 		}
-		failed.fault = fmt.Sprintf("The guest agent failed %d times in a row: %v", failed.failures, err)
-		c.setHealth(id, failed)
+		c.note(ctx, id, func(was health) health {
+			failed := health{Failures: was.Failures + 1}
+			if long {
+				failed.Failures = 1
+			}
+			failed.Fault = fmt.Sprintf("The guest agent failed %d times in a row: %v", failed.Failures, err)
+			return failed
+		})
 		wait := delay/2 + rand.N(delay)
 		delay = min(2*delay, maxDelay)
 		c.log.WarnContext(ctx, "the guest agent does not run and will be started again", "instance_id", id, "reason", err, "after", wait)
@@ -104,6 +129,26 @@ func (c *Cloud) watch(ctx context.Context, id string) {
 			timer.Stop()
 			return
 		}
+	}
+}
+
+// shorten keeps an instance's console short.
+func (c *Cloud) shorten(ctx context.Context, id string) {
+	if err := c.rotate(id); err != nil {
+		c.log.WarnContext(ctx, "console is not kept short", "instance_id", id, "error", err)
+	}
+}
+
+// note changes the health of a server that still is one.
+func (c *Cloud) note(ctx context.Context, id string, change func(health) health) {
+	unlock, err := c.lock(ctx, id)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	was := c.getHealth(id)
+	if now := change(was); c.exists(id) && (was.Failures > 0 || now.Failures > 0) {
+		c.setHealth(ctx, id, now)
 	}
 }
 
@@ -132,7 +177,9 @@ func (c *Cloud) exists(id string) bool {
 
 // StopAll asks all agents to stop their engines and themselves, at once, and
 // kills what is left when StopGrace or ctx ends. Call it when Run has returned:
-// Run would start them again. The servers stay: the next Run starts them.
+// Run would start them again. The servers stay: the next Run starts them. Only
+// who has the data directory to itself may call it: another process's Run would
+// start them again as well.
 func (c *Cloud) StopAll(ctx context.Context) error {
 	all, err := c.servers(ctx)
 	if err != nil {
