@@ -269,7 +269,7 @@ func explainMySQL(err error) *explanation {
 		return &explanation{trove.KindConflict, "There is one like it already.", ""}
 	case 1216, 1217, 1451, 1452:
 		return &explanation{trove.KindBadRequest, "It refers to something that does not exist.", ""}
-	case 1366, 3988, 1300:
+	case 1267, 1300, 1366, 3988:
 		return &explanation{trove.KindBadRequest, "The text has characters that the database cannot hold.",
 			"Convert the database's tables to utf8mb4, or leave such characters out."}
 	case 1406:

@@ -207,7 +207,7 @@ func (s *Server) Start(ctx context.Context) error {
 var errEnded = errors.New("it ended before it was ready")
 
 func (s *Server) waitReady(ctx context.Context) error {
-	db, err := s.admin()
+	db, err := s.admin("")
 	if err != nil {
 		return err
 	}
@@ -308,9 +308,12 @@ func (s *Server) URL(database string) string {
 }
 
 // Admin is a connection that may do everything, closed when the test ends.
-func (s *Server) Admin(tb testing.TB) *sql.DB {
+func (s *Server) Admin(tb testing.TB) *sql.DB { return s.AdminOf(tb, "") }
+
+// AdminOf is Admin in a database.
+func (s *Server) AdminOf(tb testing.TB, database string) *sql.DB {
 	tb.Helper()
-	db, err := s.admin()
+	db, err := s.admin(database)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package dbtest
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -116,18 +117,19 @@ func unprivileged() *syscall.Credential {
 	return &syscall.Credential{Uid: nobody, Gid: nobody}
 }
 
-func (s *Server) admin() (*sql.DB, error) {
+func (s *Server) admin(database string) (*sql.DB, error) {
 	var db *sql.DB
 	var err error
 	if s.Engine == MariaDB {
 		c := mysql.NewConfig()
-		c.User, c.Net, c.Addr, c.Timeout, c.Logger = "root", "unix", s.Socket(), 10*time.Second, &mysql.NopLogger{}
+		c.User, c.Net, c.Addr, c.DBName = "root", "unix", s.Socket(), database
+		c.Timeout, c.Logger = 10*time.Second, &mysql.NopLogger{}
 		var connector driver.Connector
 		if connector, err = mysql.NewConnector(c); err == nil {
 			db = sql.OpenDB(connector)
 		}
 	} else {
-		db, err = sql.Open("pgx", s.URL("postgres"))
+		db, err = sql.Open("pgx", s.URL(cmp.Or(database, "postgres")))
 	}
 	if err == nil {
 		db.SetMaxOpenConns(4)
