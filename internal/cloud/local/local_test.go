@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv("GOTROVE_PROGRAM") == "trove-guestagent" {
 		os.Exit(fakeAgent())
 	}
+	if told := os.Getenv(processVariable); told != "" {
+		os.Exit(cloudProcess(told))
+	}
 	os.Exit(m.Run())
 }
 
@@ -225,31 +228,37 @@ func TestConformance(t *testing.T) {
 		o := options(t)
 		c := open(t, o)
 		run(t, c)
-		return cloudtest.Harness{Cloud: c, Manager: "mariadb", Left: func(t *testing.T, owner cloud.Owner) []string {
-			var left []string
-			found, err := proc.Tagged("GOTROVE_INSTANCE=" + owner.InstanceID)
-			if err != nil {
-				t.Error(err)
-			}
-			for _, p := range found {
-				left = append(left, fmt.Sprintf("process %d", p.PID))
-			}
-			for _, dir := range []string{o.DataDir, o.RunDir, "/sys/fs/cgroup/memory/gotrove-test", "/sys/fs/cgroup/gotrove-test"} {
-				_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-					if err == nil && filepath.Dir(path) == filepath.Join(o.DataDir, "addresses") {
-						if b, _ := os.ReadFile(path); strings.Contains(string(b), owner.InstanceID) {
-							left = append(left, path)
-						}
-					}
-					if err == nil && strings.Contains(path, strings.ReplaceAll(owner.InstanceID, "-", "")[:12]) || strings.Contains(path, owner.InstanceID) {
+		return cloudtest.Harness{Cloud: c, Manager: "mariadb", Left: left(o)}
+	})
+}
+
+// left lists what is there of an instance.
+func left(o local.Options) func(t *testing.T, owner cloud.Owner) []string {
+	return func(t *testing.T, owner cloud.Owner) []string {
+		var left []string
+		short := strings.ReplaceAll(owner.InstanceID, "-", "")
+		found, err := proc.Tagged("GOTROVE_INSTANCE=" + owner.InstanceID)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, p := range found {
+			left = append(left, fmt.Sprintf("process %d", p.PID))
+		}
+		for _, dir := range []string{o.DataDir, o.RunDir, "/sys/fs/cgroup/memory/gotrove-test", "/sys/fs/cgroup/gotrove-test"} {
+			_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && filepath.Dir(path) == filepath.Join(o.DataDir, "addresses") {
+					if b, _ := os.ReadFile(path); strings.Contains(string(b), owner.InstanceID) {
 						left = append(left, path)
 					}
-					return nil
-				})
-			}
-			return left
-		}}
-	})
+				}
+				if err == nil && strings.Contains(path, short[:min(12, len(short))]) || strings.Contains(path, owner.InstanceID) {
+					left = append(left, path)
+				}
+				return nil
+			})
+		}
+		return left
+	}
 }
 
 func TestAgentIsRestartedAndEngineStays(t *testing.T) {

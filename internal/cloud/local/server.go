@@ -66,8 +66,8 @@ func (c *Cloud) EnsureServer(ctx context.Context, s cloud.ServerSpec) (_ cloud.S
 		}
 	}
 	start := c.ensureAgent
-	if !there {
-		start = c.startAgent // no agent is looked for that cannot be there
+	if _, err := os.Stat(c.path(id, "agent")); errors.Is(err, fs.ErrNotExist) {
+		start = c.startAgent // no agent is looked for that cannot be there: a delete ends with its directory
 	}
 	if _, err := start(ctx, srv); err != nil {
 		return cloud.Server{}, err
