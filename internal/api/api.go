@@ -154,11 +154,24 @@ type Deps struct {
 	Tokens TokenValidator
 	// Room refuses another instance of a datastore manager where what runs here
 	// has no room for it; nil: there always is.
-	Room   func(manager string) error
+	Room func(manager string) error
+	// Keys makes the RPC keys of new instances; nil: they have none.
+	Keys   Keys
 	Policy *policy.Enforcer // nil: the defaults
 	Log    *slog.Logger     // nil: slog.Default
 	Clock  func() time.Time // nil: time.Now
 }
+
+// Keys makes keys that messages of an instance are sealed with.
+type Keys interface {
+	// MakeKey gives one as trove.Instance.EncryptedKey has it, empty for none.
+	MakeKey() string
+}
+
+// noKeys makes none.
+type noKeys struct{}
+
+func (noKeys) MakeKey() string { return "" }
 
 // Server is the API as an http.Handler.
 type Server struct {
@@ -168,6 +181,7 @@ type Server struct {
 	cloud     Cloud
 	tokens    TokenValidator
 	room      func(manager string) error
+	keys      Keys
 	policy    *policy.Enforcer
 	schemas   *schema.Set
 	log       *slog.Logger
@@ -194,11 +208,14 @@ func New(c Config, deps Deps) (*Server, error) {
 	c = c.withDefaults()
 	s := &Server{
 		config: c, store: deps.Store, guest: deps.Guest, cloud: deps.Cloud, tokens: deps.Tokens,
-		room: deps.Room, policy: deps.Policy, schemas: schemas, log: deps.Log, clock: deps.Clock,
+		room: deps.Room, keys: deps.Keys, policy: deps.Policy, schemas: schemas, log: deps.Log, clock: deps.Clock,
 		challenge: `Keystone uri="` + c.AuthURI + `"`,
 		rates:     newRates(c.RatePerMinute, c.RateBuckets),
 		streams:   make(chan struct{}, c.MaxStreams),
 		ended:     make(chan struct{}),
+	}
+	if s.keys == nil {
+		s.keys = noKeys{}
 	}
 	if s.room == nil {
 		s.room = func(string) error { return nil }

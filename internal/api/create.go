@@ -58,6 +58,7 @@ func (s *Server) createInstance(q *request) (response, error) {
 		ID: trove.NewID(), Name: body.text("name"), TenantID: q.creds.ProjectID, RegionID: s.config.Region,
 		FlavorID: flavor.ID, Created: now, Updated: now, Task: trove.TaskBuilding, VolumeSize: size,
 		Access: access(body), Version: version, Service: trove.ServiceNew, ServiceUpdated: now,
+		EncryptedKey: s.keys.MakeKey(),
 	}
 	create := taskmanager.CreateInstance{
 		InstanceID: inst.ID, Name: inst.Name,

@@ -20,15 +20,15 @@ type Rotations interface {
 const maxConfirmed = 16384
 
 // Confirming tells the store of the first message of each agent under new
-// credentials, and hands every message to next. A message that gets here came
-// under the login its sender names, sealed with the key of that generation.
-// parse takes a login apart; ok is false if it is no agent's.
+// credentials, and hands every message to next. One that is sealed says so by
+// its key too: with the one before, or another's, it confirms nothing. parse
+// takes a login apart; ok is false if it is no agent's.
 func Confirming(next rpc.Handler, r Rotations, parse func(login string) (instanceID string, generation int, ok bool), log *slog.Logger) rpc.Handler {
 	var mu sync.Mutex
 	confirmed := map[string]bool{}
 	return rpc.HandlerFunc(func(ctx context.Context, in *rpc.Incoming) (any, error) {
 		id, generation, ok := parse(in.Sender)
-		if ok && generation > 0 {
+		if ok && generation > 0 && (!in.Sealed || in.SealedNext && in.SealedBy == id) {
 			mu.Lock()
 			known := confirmed[in.Sender]
 			mu.Unlock()

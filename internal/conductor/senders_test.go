@@ -11,6 +11,7 @@ import (
 	"github.com/gotrove/gotrove/internal/conductor"
 	"github.com/gotrove/gotrove/internal/rpc"
 	rpcconductor "github.com/gotrove/gotrove/internal/rpcapi/conductor"
+	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -114,6 +115,29 @@ func TestWhoMaySpeakForWhom(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// New credentials are confirmed by their login and their key together.
+func TestConfirmedByTheNewKeyOnly(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		in   rpc.Incoming
+		want int
+	}{
+		"in clear":                   {rpc.Incoming{}, 1},
+		"sealed with the new key":    {rpc.Incoming{Sealed: true, SealedBy: "a", SealedNext: true}, 1},
+		"sealed with the one before": {rpc.Incoming{Sealed: true, SealedBy: "a"}, 0},
+		"sealed with another's new":  {rpc.Incoming{Sealed: true, SealedBy: "b", SealedNext: true}, 0},
+		"sealed with the shared key": {rpc.Incoming{Sealed: true}, 0},
+	} {
+		r := &rotations{}
+		h := conductor.Confirming(rpc.HandlerFunc(func(context.Context, *rpc.Incoming) (any, error) { return nil, nil }),
+			r, guest.ParseLogin, slog.New(slog.DiscardHandler))
+		tc.in.Method, tc.in.Sender = "heartbeat", guest.Login("a", 1)
+		if _, err := h.Handle(t.Context(), &tc.in); err != nil || len(r.confirmed) != tc.want {
+			t.Errorf("%s: confirmed %v, %v", name, r.confirmed, err)
+		}
 	}
 }
 

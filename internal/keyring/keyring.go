@@ -128,8 +128,18 @@ func (r *Ring) encrypt(key secret.String) string {
 	return string(r.masters[0].Encrypt([]byte(key.Reveal())))
 }
 
-// NewKey makes a key that is to replace an instance's, encrypted.
-func (r *Ring) NewKey(context.Context, string) (string, error) { return r.MakeKey(), nil }
+// NewKey makes a key that is to replace an instance's, encrypted; empty if the
+// instance has none and is to have none.
+func (r *Ring) NewKey(ctx context.Context, instanceID string) (string, error) {
+	must, err := r.config.NewKeys, error(nil)
+	if !must {
+		must, err = r.HasKey(ctx, instanceID)
+	}
+	if err != nil || !must {
+		return "", err
+	}
+	return r.encrypt(seal.MakeKey(r.config.NewForm)), nil
+}
 
 // OpenKey gives in clear what NewKey or MakeKey gave; nothing for nothing.
 func (r *Ring) OpenKey(_ context.Context, instanceID, encrypted string) (string, error) {

@@ -25,6 +25,7 @@ const (
 	logName      = "troved.log"
 	openrcName   = "openrc"
 	databaseName = "gotrove.db"
+	keysName     = "keys.conf"
 
 	startWait = 60 * time.Second
 	maxLog    = 64 << 20 // bytes; half of it is kept beside

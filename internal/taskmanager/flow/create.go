@@ -221,7 +221,11 @@ func (f *Flows) createServer(ctx context.Context, r *createRun) work.Outcome {
 	if err != nil {
 		return work.Fail(err)
 	}
-	files, err := f.files(inst, r.State.Request, url)
+	key, err := f.keys.OpenKey(ctx, inst.ID, inst.EncryptedKey)
+	if err != nil {
+		return work.Fail(err)
+	}
+	files, err := f.files(inst, r.State.Request, url, key)
 	if err != nil {
 		return work.Fail(err)
 	}

@@ -14,11 +14,12 @@ const (
 	GuestConfigPath = "/etc/trove/conf.d/trove-guestagent.conf"
 )
 
-// files are what the agent needs to find its place: who it is, and how it
-// reaches the bus. The transport URL comes after the operator's text, so that
-// it counts whatever that says; if there is none, the operator's text has it and
-// is given as it is.
-func (f *Flows) files(inst *trove.Instance, q taskmanager.CreateInstance, transportURL string) (map[string][]byte, error) {
+// files are what the agent needs to find its place: who it is, the key its
+// messages are sealed with at first (none if it is empty), and how it reaches the
+// bus. The transport URL comes after the operator's text, so that it counts
+// whatever that says; if there is none, the operator's text has it and is given
+// as it is.
+func (f *Flows) files(inst *trove.Instance, q taskmanager.CreateInstance, transportURL, key string) (map[string][]byte, error) {
 	info := []osloconf.Option{
 		{Name: "guest_id", Value: inst.ID},
 		{Name: "datastore_manager", Value: q.DatastoreManager},
@@ -30,6 +31,9 @@ func (f *Flows) files(inst *trove.Instance, q taskmanager.CreateInstance, transp
 	}
 	if v := inst.Version; v.ReplStrategy != "" {
 		info = append(info, osloconf.Option{Name: "replication_strategy", Value: v.ReplStrategy})
+	}
+	if key != "" {
+		info = append(info, osloconf.Option{Name: "instance_rpc_encr_key", Value: key})
 	}
 	who, err := osloconf.Render(osloconf.Group{Name: "DEFAULT", Options: info})
 	if err != nil {
