@@ -36,3 +36,34 @@ func TablesForTest(ctx context.Context, s *Store) ([]string, error) {
 
 // KnownTables are those that Copy and Wipe know.
 func KnownTables() []string { return slices.Concat(versionTables, originalTables, ownTables) }
+
+// PlanForTest is how a database reads the first page of a project's instances.
+func PlanForTest(ctx context.Context, s *Store, tenant string) (plan string, err error) {
+	explain := "EXPLAIN "
+	if s.d.migrations == "migrations/sqlite" {
+		explain = "EXPLAIN QUERY PLAN "
+	}
+	query := instanceQuery("i.deleted = ? AND i.id > ? AND i.tenant_id = ? AND i.cluster_id IS NULL")
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		return c.each(ctx, explain+query, []any{false, "", tenant, 21, false, false, false}, func(r *sql.Rows) error {
+			columns, err := r.Columns()
+			if err != nil {
+				return err
+			}
+			row := make([]sql.NullString, len(columns))
+			into := make([]any, len(columns))
+			for i := range row {
+				into[i] = &row[i]
+			}
+			if err := r.Scan(into...); err != nil {
+				return err
+			}
+			for _, v := range row {
+				plan += v.String + " "
+			}
+			plan += "\n"
+			return nil
+		})
+	})
+	return plan, err
+}

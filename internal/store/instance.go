@@ -121,62 +121,61 @@ const instanceColumns = `i.id, i.name, i.tenant_id, i.hostname, i.region_id, i.f
 	v.id, v.datastore_id, d.name, v.name, v.version, v.manager, v.image_id, v.image_tags, v.packages,
 	v.registry_ext, v.repl_strategy, v.active,
 	o.server_status, o.addresses, o.seen_at,
-	s.status_id, s.status_description, s.updated_at, f.message, f.details, f.updated`
+	s.status_id, s.status_description, s.updated_at, f.message, f.details, f.updated, r.id, b.id`
 
 // instances reads the live instances that a condition on table i chooses, at
-// most so many, in the order of ids, each complete. Two queries, whatever it
-// finds: what an instance has one of comes with it, what it may have many of
-// comes with the second.
+// most so many, in the order of ids, each complete: one query, whatever it
+// finds.
 func (c session) instances(ctx context.Context, where string, args []any, most int) ([]*trove.Instance, error) {
-	page := " FROM (SELECT i.* FROM instances i WHERE " + where + " ORDER BY i.id LIMIT ?) i "
-	args = slices.Concat(args, []any{most})
 	var out []*trove.Instance
-	byID := map[string]*trove.Instance{}
-	// No unique key says that an instance has one status and one fault only: the
-	// newest counts.
-	err := c.each(ctx, "SELECT "+instanceColumns+page+`
-		LEFT JOIN datastore_versions v ON v.id = i.datastore_version_id
-		LEFT JOIN datastores d ON d.id = v.datastore_id
-		LEFT JOIN observed o ON o.instance_id = i.id
-		LEFT JOIN service_statuses s ON s.instance_id = i.id
-		LEFT JOIN instance_faults f ON f.instance_id = i.id AND f.deleted = ?
-		ORDER BY i.id, s.updated_at, f.updated`, slices.Concat(args, []any{false}), func(r *sql.Rows) error {
+	err := c.each(ctx, instanceQuery(where), slices.Concat(args, []any{most, false, false, false}), func(r *sql.Rows) error {
 		i, err := scanInstance(r)
 		if err != nil {
 			return err
 		}
 		if n := len(out); n > 0 && out[n-1].ID == i.ID {
-			out = out[:n-1]
+			merge(out[n-1], i)
+		} else {
+			out = append(out, i)
 		}
-		out = append(out, i)
-		byID[i.ID] = i
 		return nil
 	})
-	if err != nil || len(out) == 0 {
-		return nil, err
-	}
-	err = c.each(ctx, "SELECT i.id, r.id"+page+`JOIN instances r ON r.slave_of_id = i.id AND r.deleted = ?
-		UNION ALL SELECT i.id, NULL`+page+"JOIN backups b ON b.instance_id = i.id AND b.deleted = ? AND b.state IN ('NEW', 'BUILDING', 'SAVING')",
-		slices.Concat(args, []any{false}, args, []any{false}), func(r *sql.Rows) error {
-			var id string
-			var replica sql.NullString
-			if err := r.Scan(&id, &replica); err != nil {
-				return err
-			}
-			i := byID[id]
-			switch {
-			case i == nil: // made since the first query
-			case replica.Valid:
-				i.Replicas = append(i.Replicas, replica.String)
-			default:
-				i.BackupRunning = true
-			}
-			return nil
-		})
 	for _, i := range out {
 		slices.Sort(i.Replicas)
 	}
 	return out, err
+}
+
+// instanceQuery is that of instances. The page is cut first, as ids only: what
+// engines sort and keep in between must be small. What follows is joined from
+// the left, so that no engine begins with anything else.
+func instanceQuery(where string) string {
+	return "SELECT " + instanceColumns + " FROM (SELECT i.id FROM instances i WHERE " + where + ` ORDER BY i.id LIMIT ?) p
+		LEFT JOIN instances i ON i.id = p.id
+		LEFT JOIN datastore_versions v ON v.id = i.datastore_version_id
+		LEFT JOIN datastores d ON d.id = v.datastore_id
+		LEFT JOIN observed o ON o.instance_id = i.id
+		LEFT JOIN service_statuses s ON s.instance_id = i.id
+		LEFT JOIN instance_faults f ON f.instance_id = i.id AND f.deleted = ?
+		LEFT JOIN instances r ON r.slave_of_id = i.id AND r.deleted = ?
+		LEFT JOIN backups b ON b.instance_id = i.id AND b.deleted = ? AND b.state IN ('NEW', 'BUILDING', 'SAVING')
+		ORDER BY p.id`
+}
+
+// merge takes what another row says of the same instance: it may have several
+// replicas and, as no unique key forbids it, statuses and faults, of which the
+// newest counts.
+func merge(into, i *trove.Instance) {
+	if i.ServiceUpdated.After(into.ServiceUpdated) {
+		into.Service, into.ServiceUpdated = i.Service, i.ServiceUpdated
+	}
+	if i.Fault != nil && i.Fault.Created.After(into.Fault.Created) {
+		into.Fault = i.Fault
+	}
+	if len(i.Replicas) > 0 && !slices.Contains(into.Replicas, i.Replicas[0]) {
+		into.Replicas = append(into.Replicas, i.Replicas[0])
+	}
+	into.BackupRunning = into.BackupRunning || i.BackupRunning
 }
 
 func scanInstance(r *sql.Rows) (*trove.Instance, error) {
@@ -194,6 +193,7 @@ func scanInstance(r *sql.Rows) (*trove.Instance, error) {
 		code                                           sql.NullInt64
 		description, message, details                  sql.NullString
 		reported, failed                               sql.NullTime
+		replica, backup                                sql.NullString
 	)
 	if err := r.Scan(&i.ID, &name, &tenant, &host, &region, &flavor, &created, &updated,
 		&task, &compute, &volume, &size, &conf,
@@ -201,7 +201,8 @@ func scanInstance(r *sql.Rows) (*trove.Instance, error) {
 		&vID, &vStore, &dName, &vName, &vNumber, &vManager, &vImage, &vTags, &vPackages,
 		&vRegistry, &vStrategy, &vActive,
 		&status, &addresses, &seen,
-		&code, &description, &reported, &message, &details, &failed); err != nil {
+		&code, &description, &reported, &message, &details, &failed,
+		&replica, &backup); err != nil {
 		return nil, err
 	}
 	i.Name, i.TenantID, i.Hostname, i.RegionID, i.FlavorID = name.String, tenant.String, host.String, region.String, flavor.String
@@ -219,6 +220,10 @@ func scanInstance(r *sql.Rows) (*trove.Instance, error) {
 		}
 	}
 	i.Service, i.ServiceUpdated = trove.ServiceStatus{Code: int(code.Int64), Description: description.String}, reported.Time.UTC()
+	i.BackupRunning = backup.Valid
+	if replica.Valid {
+		i.Replicas = []string{replica.String}
+	}
 	if message.Valid {
 		i.Fault = &trove.Fault{Message: message.String, Details: details.String, Created: failed.Time.UTC()}
 	}

@@ -181,8 +181,8 @@ func testListQueries(t *testing.T, f *fixture) {
 	for range 40 {
 		f.create(t, f.draft())
 	}
-	if many := statements(41); many != one || one > 6 {
-		t.Errorf("%d queries for 41 instances, %d for one: want the same and no more than 6", many, one)
+	if many := statements(41); many != one || one > 4 {
+		t.Errorf("%d queries for 41 instances, %d for one: want the same and no more than 4", many, one)
 	}
 }
 
