@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -21,6 +22,11 @@ type Sources struct {
 	Files   []string // --config-file; each must be there
 	Dirs    []string // --config-dir: their *.conf in order of name, after Files
 	Environ []string // os.Environ()
+	// NoEffect has options, "group.option", that no struct need have or that are
+	// read and change nothing: one that is set is warned of with the reason here,
+	// or, if that is empty because another program reads it, not at all.
+	// "group.*" is every option of a group that is neither here nor in a struct.
+	NoEffect map[string]string
 }
 
 const maxFile = 4 << 20
@@ -30,6 +36,9 @@ type loader struct {
 	values map[name][]value // in the order they were read
 	order  []name
 	fields map[name]field
+	files  int // how many were read
+	// declared are the names of fields, in their order.
+	declared []name
 }
 
 type field struct {
@@ -37,17 +46,21 @@ type field struct {
 	multi    bool
 	fallback string // the default
 	has      bool   // there is a default
+	old      []name // names it had
+	help     string
 }
 
 // Load fills the structs that into points to and returns a warning for each
-// option in the files that none of them has. What is neither configured nor has
-// a default keeps its value.
+// option in the files that none of them has, that has no effect, or that is
+// there under a name it had once. What is neither configured nor has a default
+// keeps its value.
 //
 // Field types: string, bool (true, 1, on, yes and their opposites), integers,
 // floats, time.Duration (a number of seconds), []string (separated by commas),
 // map[string]string (k:v,k:v), and what implements encoding.TextUnmarshaler
 // (secret.String). `conf:"name,multi"` on a []string takes each assignment as an
-// element. Structs inside structs are looked through.
+// element. `deprecated:"group.option"` are names it had, separated by commas.
+// Structs inside structs are looked through.
 //
 // Errors are of KindBadRequest and name the file and line.
 func Load(src Sources, into ...any) (warnings []string, err error) {
@@ -89,12 +102,42 @@ func Load(src Sources, into ...any) (warnings []string, err error) {
 		slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 		return nil, errors.Join(errs...)
 	}
-	for _, n := range l.order {
-		if _, ok := l.fields[n]; !ok {
-			warnings = append(warnings, fmt.Sprintf("%s: option %s is not known and has no effect", l.values[n][0].from, n))
+	return l.warnings(src.NoEffect), nil
+}
+
+func (l *loader) warnings(noEffect map[string]string) (out []string) {
+	renamed := map[name]name{}
+	for n, f := range l.fields {
+		for _, old := range f.old {
+			renamed[old] = n
 		}
 	}
-	return warnings, nil
+	for _, n := range l.order {
+		from := l.values[n][0].from
+		reason, idle := noEffect[n.group+"."+n.option]
+		_, known := l.fields[n]
+		if !idle && !known {
+			reason, idle = noEffect[n.group+".*"]
+		}
+		now, old := renamed[n]
+		switch {
+		case idle && reason != "":
+			out = append(out, fmt.Sprintf("%s: option %s has no effect: %s", from, n, reason))
+		case idle, known:
+		case old:
+			out = append(out, fmt.Sprintf("%s: option %s is now called %s", from, n, now))
+		default:
+			out = append(out, fmt.Sprintf("%s: option %s is not known and has no effect", from, n))
+		}
+	}
+	for _, full := range slices.Sorted(maps.Keys(noEffect)) {
+		group, option, _ := strings.Cut(full, ".")
+		n := newName(group, option)
+		if _, ok := l.env[n.variable()]; ok && noEffect[full] != "" {
+			out = append(out, fmt.Sprintf("environment variable %s: option %s has no effect: %s", n.variable(), n, noEffect[full]))
+		}
+	}
+	return out
 }
 
 func (l *loader) read(file string) error {
@@ -106,7 +149,9 @@ func (l *loader) read(file string) error {
 	if err := errors.Join(err, err2); err != nil {
 		return trove.Errorf(trove.KindBadRequest, "configuration file: %w", err)
 	}
+	l.files++
 	return parse(file, string(b), func(n name, v value) {
+		v.file = l.files
 		if _, ok := l.values[n]; !ok {
 			l.order = append(l.order, n)
 		}
@@ -128,32 +173,43 @@ func (l *loader) collect(s reflect.Value) error {
 			continue
 		}
 		full, opts, _ := strings.Cut(tag, ",")
-		group, option, ok := strings.Cut(full, ".")
-		if !ok {
-			group, option = defaultGroup, full
-		}
-		n := newName(group, option)
+		n := fullName(full)
 		if _, ok := l.fields[n]; ok {
 			return fmt.Errorf("option %s is declared twice", n)
 		}
 		fallback, has := f.Tag.Lookup("default")
-		l.fields[n] = field{v: s.Field(i), multi: opts == "multi", fallback: fallback, has: has}
+		into := field{v: s.Field(i), multi: opts == "multi", fallback: fallback, has: has, help: f.Tag.Get("help")}
+		if into.multi && f.Type != reflect.TypeFor[[]string]() {
+			return fmt.Errorf("option %s: a multi option is a []string", n)
+		}
+		for old := range strings.SplitSeq(f.Tag.Get("deprecated"), ",") {
+			if old != "" {
+				into.old = append(into.old, fullName(old))
+			}
+		}
+		l.fields[n] = into
+		l.declared = append(l.declared, n)
 	}
 	return nil
 }
 
-// find gives an option's values: one, or all of a multi option.
+// find gives an option's values: one, or all of a multi option. Of several files
+// the last counts; in a file, the name that the option has now before those it
+// had.
 func (l *loader) find(n name, f field) []value {
-	env := "OS_" + strings.ToUpper(n.group) + "__" + strings.ToUpper(n.option)
-	if v, ok := l.env[env]; ok {
-		return []value{{v, origin{file: "environment variable " + env}}}
+	if v, ok := l.env[n.variable()]; ok {
+		return []value{{text: v, from: origin{file: "environment variable " + n.variable()}}}
 	}
-	vs := l.values[n]
+	vs := slices.Clone(l.values[n])
+	for _, old := range f.old {
+		vs = append(slices.Clone(l.values[old]), vs...)
+	}
+	slices.SortStableFunc(vs, func(a, b value) int { return a.file - b.file })
 	if len(vs) > 0 && !f.multi {
 		return vs[len(vs)-1:]
 	}
 	if len(vs) == 0 && f.has {
-		return []value{{f.fallback, origin{file: "default"}}}
+		return []value{{text: f.fallback, from: origin{file: "default"}}}
 	}
 	return vs
 }
@@ -164,6 +220,13 @@ func (l *loader) fill(n name, f field) error {
 	for _, v := range vs {
 		text, err := l.substitute(n.group, v.text, 0)
 		if err == nil && !f.multi {
+			if isNumber(f.v.Type()) && strings.TrimSpace(text) == "" {
+				// Nothing, to Python; to us what it is without the line.
+				text = f.fallback
+				if text == "" {
+					continue
+				}
+			}
 			err = set(f.v, text)
 		}
 		if err != nil {
@@ -201,11 +264,26 @@ func (l *loader) substitute(group, text string, depth int) (string, error) {
 		if g, o, ok := strings.Cut(ref, "."); ok {
 			names = []name{newName(g, o)}
 		}
+		// Options that are only in a file stand back behind those that there are.
+		slices.SortStableFunc(names, func(a, b name) int {
+			_, known := l.fields[a]
+			_, other := l.fields[b]
+			switch {
+			case known == other:
+				return 0
+			case known:
+				return -1
+			}
+			return 1
+		})
 		for _, n := range names {
 			f, known := l.fields[n]
 			f.multi = false
 			if vs := l.find(n, f); len(vs) > 0 {
 				s, err := l.substitute(n.group, vs[0].text, depth+1)
+				if err == nil && known {
+					s, err = asPython(f.v.Type(), s)
+				}
 				failed = errors.Join(failed, err)
 				return s
 			}
@@ -219,6 +297,35 @@ func (l *loader) substitute(group, text string, depth int) (string, error) {
 	return out, failed
 }
 
+// asPython is what Python's str gives for an option's value: what a reference to
+// it stands for.
+func asPython(t reflect.Type, s string) (string, error) {
+	if isNumber(t) && strings.TrimSpace(s) == "" {
+		return "", nil
+	}
+	v := reflect.New(t).Elem()
+	if t == reflect.TypeFor[time.Duration]() {
+		v = reflect.New(reflect.TypeFor[float64]()).Elem()
+	}
+	if err := set(v, s); err != nil {
+		return "", errors.New("a $ refers to an option whose own value is wrong")
+	}
+	switch v.Kind() {
+	case reflect.Bool:
+		if v.Bool() {
+			return "True", nil
+		}
+		return "False", nil
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64, reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return fmt.Sprint(v.Interface()), nil
+	}
+	return s, nil
+}
+
+func isNumber(t reflect.Type) bool {
+	return t.Kind() >= reflect.Int && t.Kind() <= reflect.Float64
+}
+
 // set gives a field its value.
 func set(v reflect.Value, s string) error {
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
@@ -228,7 +335,7 @@ func set(v reflect.Value, s string) error {
 	word := strings.TrimSpace(s)
 	switch p := v.Addr().Interface().(type) {
 	case *time.Duration:
-		n, err := strconv.ParseFloat(word, 64)
+		n, err := parseFloat(word, 64)
 		if err != nil || n != n || n > 1e9 || n < -1e9 {
 			return bad("a number of seconds")
 		}
@@ -258,19 +365,19 @@ func set(v reflect.Value, s string) error {
 			return bad("true or false")
 		}
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		n, err := strconv.ParseInt(word, 10, v.Type().Bits())
+		n, err := strconv.ParseInt(digits(word), 10, v.Type().Bits())
 		if err != nil {
 			return bad("a whole number that fits")
 		}
 		v.SetInt(n)
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		n, err := strconv.ParseUint(word, 10, v.Type().Bits())
+		n, err := strconv.ParseUint(digits(word), 10, v.Type().Bits())
 		if err != nil {
 			return bad("a whole number, 0 or more, that fits")
 		}
 		v.SetUint(n)
 	case reflect.Float32, reflect.Float64:
-		n, err := strconv.ParseFloat(word, v.Type().Bits())
+		n, err := parseFloat(word, v.Type().Bits())
 		if err != nil {
 			return bad("a number")
 		}
@@ -279,6 +386,29 @@ func set(v reflect.Value, s string) error {
 		return fmt.Errorf("the program cannot read a %s from configuration", v.Type())
 	}
 	return nil
+}
+
+// grouped are digits with underscores between them, as Python takes them.
+var grouped = regexp.MustCompile(`^[+-]?[0-9]+(_[0-9]+)+$`)
+
+func digits(s string) string {
+	if grouped.MatchString(s) {
+		return strings.ReplaceAll(s, "_", "")
+	}
+	return s
+}
+
+// betweenDigits are the underscores that Python's float takes.
+var betweenDigits = regexp.MustCompile(`([0-9])_([0-9])`)
+
+func parseFloat(s string, bits int) (float64, error) {
+	for betweenDigits.MatchString(s) {
+		s = betweenDigits.ReplaceAllString(s, "$1$2")
+	}
+	if strings.ContainsAny(s, "_xX") { // of Go's, not of Python's
+		return 0, strconv.ErrSyntax
+	}
+	return strconv.ParseFloat(s, bits)
 }
 
 func splitList(s string) []string {
@@ -312,6 +442,9 @@ func splitDict(s string) (map[string]string, error) {
 		k, v, _ := strings.Cut(pair, ":")
 		if k = strings.TrimFunc(k, isSpace); k == "" {
 			return nil, errors.New("a key is empty; want key:value pairs separated by commas")
+		}
+		if _, ok := m[k]; ok {
+			return nil, errors.New("a key is there twice")
 		}
 		m[k] = strings.TrimFunc(v, isSpace)
 	}

@@ -1,9 +1,7 @@
 package osloconf_test
 
 import (
-	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -165,82 +163,6 @@ func TestRenderReadsBack(t *testing.T) {
 			r.Fatalf("%q was read as %q, %v, %v from\n%s", v, got.Kept, err, warnings, text)
 		}
 	})
-}
-
-const python = `
-import json, sys
-from oslo_config import cfg
-out = []
-for path in json.load(sys.stdin):
-    c = cfg.ConfigOpts()
-    c.register_opts([cfg.StrOpt('kept'), cfg.StrOpt('bind_host', default='0.0.0.0'), cfg.MultiStrOpt('many'), cfg.ListOpt('list')])
-    try:
-        c([], default_config_files=[path], default_config_dirs=[])
-        out.append([c.kept or '', c.bind_host, c.many or [], c.list or []])
-    except Exception as e:
-        out.append(None)
-json.dump(out, sys.stdout)
-`
-
-// What Python's oslo.config reads we read the same; what it refuses we refuse.
-func TestSameAsOsloConfig(t *testing.T) {
-	if err := exec.Command("/usr/bin/python3", "-c", "import oslo_config").Run(); err != nil {
-		t.Skip("no oslo.config for /usr/bin/python3")
-	}
-	dir := t.TempDir()
-	var paths []string
-	line := rapid.OneOf(
-		rapid.SampledFrom([]string{"[DEFAULT]", "", "# note", "; note", "kept", "many = $$x ${bind_host}", "kept = a ; b", "kept = $bind_host/${bind_host}", "list = a, b ,,c,", "kept = $nothing", "bind-host = h", "[other]", "x = y"}),
-		rapid.StringMatching(`kept ?[:=] ?[ "'\\$#;:=a{}-]{0,8}`),
-		rapid.StringMatching(`[ \t]{1,2}[a"'#;= ]{0,4}`),
-		rapid.StringMatching(`[\[\]a-c:= ]{0,6}`),
-		rapid.StringMatching(`(kept|many|list)=[\x{1c}\x{85}a \x0b\x0c,]{0,5}`),
-	)
-	gen := rapid.Custom(func(r *rapid.T) string {
-		return "[DEFAULT]\n" + strings.Join(rapid.SliceOfN(line, 0, 8).Draw(r, "lines"), "\n")
-	})
-	for i := range 400 {
-		paths = append(paths, write(t, dir, strings.Repeat("x", i/100)+string(rune('a'+i%100)), gen.Example(i)))
-	}
-	in, _ := json.Marshal(paths)
-	cmd := exec.Command("/usr/bin/python3", "-c", python)
-	cmd.Stdin, cmd.Stderr = strings.NewReader(string(in)), os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var theirs []*[4]any
-	if err := json.Unmarshal(out, &theirs); err != nil {
-		t.Fatal(err)
-	}
-	read := 0
-	for i, path := range paths {
-		var c struct {
-			Kept string   `conf:"kept"`
-			Host string   `conf:"bind_host" default:"0.0.0.0"`
-			Many []string `conf:"many,multi"`
-			List []string `conf:"list"`
-		}
-		c.Many, c.List = []string{}, []string{}
-		_, err := osloconf.Load(osloconf.Sources{Files: []string{path}}, &c)
-		text, _ := os.ReadFile(path)
-		if (err == nil) != (theirs[i] != nil) {
-			t.Errorf("oslo.config reads %v, we %v:\n%q", theirs[i], err, text)
-			continue
-		}
-		if err != nil {
-			continue
-		}
-		read++
-		ours, _ := json.Marshal([4]any{c.Kept, c.Host, c.Many, c.List})
-		want, _ := json.Marshal(theirs[i])
-		if string(ours) != string(want) {
-			t.Errorf("oslo.config reads %s, we %s:\n%q", want, ours, text)
-		}
-	}
-	if read < 50 {
-		t.Errorf("only %d of %d files were readable: the test proves little", read, len(paths))
-	}
 }
 
 func FuzzLoad(f *testing.F) {

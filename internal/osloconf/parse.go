@@ -33,6 +33,7 @@ func (o origin) String() string {
 type value struct {
 	text string
 	from origin
+	file int // which of the files, from 1
 }
 
 // name is a group and an option, both in the form they are looked up by.
@@ -49,6 +50,19 @@ func newName(group, option string) name {
 		group = strings.ToLower(group)
 	}
 	return name{group, option}
+}
+
+// fullName takes group.option; an option alone is in DEFAULT.
+func fullName(full string) name {
+	if group, option, ok := strings.Cut(full, "."); ok {
+		return newName(group, option)
+	}
+	return newName(defaultGroup, full)
+}
+
+// variable is the environment variable that sets it.
+func (n name) variable() string {
+	return "OS_" + strings.ToUpper(n.group) + "__" + strings.ToUpper(n.option)
 }
 
 // isSpace is Python's str.isspace for one character.
@@ -69,7 +83,7 @@ func parse(file, text string, assign func(name, value)) error {
 	var began int
 	flush := func() {
 		if key != "" {
-			assign(newName(group, key), value{strings.Join(parts, "\n"), origin{file, began}})
+			assign(newName(group, key), value{text: strings.Join(parts, "\n"), from: origin{file, began}})
 		}
 		key, parts = "", nil
 	}
