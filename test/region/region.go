@@ -9,6 +9,7 @@ package region
 import (
 	"context"
 	"crypto/rand"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net"
@@ -60,8 +61,9 @@ type Region struct {
 	Broker   *rabbittest.Server
 	Database *dbtest.Server
 	Keystone *keystonetest.Server
-	// DatabaseURL is that of the database of record.
+	// DatabaseURL is that of the database of record, SQL a way into it.
 	DatabaseURL string
+	SQL         *sql.DB
 	// Addresses is what the addresses of instances begin with.
 	Addresses string
 
@@ -134,7 +136,8 @@ func New(tb testing.TB, o Options) *Region {
 	if tb.Failed() {
 		tb.FailNow()
 	}
-	r.DatabaseURL = r.Database.URL(r.Database.Database(tb))
+	r.DatabaseURL = r.Database.Database(tb)
+	r.SQL = r.Database.AdminOf(tb, r.DatabaseURL[strings.LastIndexByte(r.DatabaseURL, '/')+1:])
 	r.configure(o.Config)
 	r.Manage("db_sync")
 	tb.Cleanup(r.stopServices)

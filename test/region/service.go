@@ -94,10 +94,9 @@ func (s *Service) Start() error {
 	if err != nil {
 		return err
 	}
-	defer notify.Close()
 	out, err := os.OpenFile(s.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return errors.Join(err, notify.Close())
 	}
 	defer out.Close()
 	args := append(append([]string{}, s.Wrap...), filepath.Join(s.r.bin, s.Role), "--config-file", s.r.Config)
@@ -105,7 +104,7 @@ func (s *Service) Start() error {
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.r.Dir, "NOTIFY_SOCKET=" + words}, s.Env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
-		return err
+		return errors.Join(err, notify.Close())
 	}
 	done := make(chan struct{})
 	s.mu.Lock()
@@ -130,7 +129,8 @@ func (s *Service) Start() error {
 			return fmt.Errorf("%s does not serve: %w\n%s", s.Name, err, Tail(s.Log(), 4000))
 		}
 		if string(b[:n]) == "READY=1" {
-			return nil
+			// It goes on listening, until the process is gone.
+			return notify.SetReadDeadline(time.Time{})
 		}
 	}
 }
