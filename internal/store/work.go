@@ -367,22 +367,16 @@ func (s *Store) NextDueWork(ctx context.Context, kinds []string) (in time.Durati
 	if len(kinds) == 0 {
 		return 0, false, nil
 	}
+	var args []any
+	for _, k := range kinds {
+		args = append(args, k)
+	}
 	err = s.read(ctx, func(ctx context.Context, c session) error {
-		now, err := c.dbNow(ctx)
-		if err != nil {
-			return err
-		}
-		var args []any
-		for _, k := range kinds {
-			args = append(args, k)
-		}
-		var at sql.NullInt64
-		if _, err := c.one(ctx, `SELECT MIN(CASE WHEN w.lease_owner <> '' AND w.lease_until > w.run_at THEN w.lease_until ELSE w.run_at END)
-			FROM work w WHERE `+unfinished+` AND w.kind IN (`+marks(len(kinds))+`) AND `+notBlocked, args, &at); err != nil {
-			return err
-		}
-		in, waiting = time.Duration(max(0, at.Int64-now))*time.Microsecond, at.Valid
-		return nil
+		var left sql.NullInt64 // one statement: idle processes ask for it all the time
+		_, err := c.one(ctx, `SELECT MIN(CASE WHEN w.lease_owner <> '' AND w.lease_until > w.run_at THEN w.lease_until ELSE w.run_at END) - `+
+			s.d.nowMicros+" FROM work w WHERE "+unfinished+` AND w.kind IN (`+marks(len(kinds))+`) AND `+notBlocked, args, &left)
+		in, waiting = time.Duration(max(0, left.Int64))*time.Microsecond, left.Valid
+		return err
 	})
 	return in, waiting, err
 }

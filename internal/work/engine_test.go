@@ -424,11 +424,18 @@ func TestAnotherProcessTakesOverWhenALeaseExpires(t *testing.T) {
 	}
 }
 
-func TestKilledEverywhere(t *testing.T) {
+func TestKilledEverywhere(t *testing.T) { killed(t, worktest.Everywhere) }
+
+// Another process is there all the time, and goes on.
+func TestKilledBesideAnother(t *testing.T) { killed(t, worktest.Beside) }
+
+func killed(t *testing.T, everywhere func(*testing.T, func(*testing.T) worktest.World)) {
 	t.Parallel()
+	o := quick()
+	o.Lease = 500 * time.Millisecond
 	for _, fails := range []bool{false, true} {
 		t.Run(map[bool]string{false: "done", true: "failed"}[fails], func(t *testing.T) {
-			worktest.Everywhere(t, func(t *testing.T) worktest.World {
+			everywhere(t, func(t *testing.T) worktest.World {
 				s := worktest.Store(t)
 				outside := &things{}
 				return worktest.World{
@@ -458,7 +465,7 @@ func TestKilledEverywhere(t *testing.T) {
 							}
 							return work.Next()
 						}}
-						return work.New(g.Store(s), quick(), work.Flow[counter]{Kind: "k", Steps: []work.Step[counter]{make("a"), make("b"), last}})
+						return work.New(g.Store(s), o, work.Flow[counter]{Kind: "k", Steps: []work.Step[counter]{make("a"), make("b"), last}})
 					},
 					Begin: func(ctx context.Context, e *work.Engine) error {
 						_, err := e.Accept(ctx, "k", "i1", "m1", counter{})

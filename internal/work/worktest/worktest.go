@@ -217,6 +217,107 @@ func Everywhere(t *testing.T, makeWorld func(t *testing.T) World) {
 	}
 }
 
+// Beside is Everywhere for two processes that are there all the time: one is
+// killed at a passage, and the other goes on when the lease has ended. What
+// the engines do is not the same in two runs, so passages are counted per run.
+// Engines need short leases.
+func Beside(t *testing.T, makeWorld func(t *testing.T) World) {
+	t.Helper()
+	gate := NewGate(0)
+	want := run(t, makeWorld(t), gate)
+	gate.mu.Lock()
+	passages := gate.n
+	gate.mu.Unlock()
+	stride := 1
+	if testing.Short() {
+		stride = 5
+	}
+	for kill := 1; kill <= passages; kill += stride {
+		t.Run(fmt.Sprintf("kill %d", kill), func(t *testing.T) {
+			t.Parallel()
+			w := makeWorld(t)
+			dies, lives := NewGate(kill), NewGate(0)
+			other, err := w.Engine(lives)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			stopped := make(chan error, 1)
+			go func() { stopped <- other.Run(ctx) }()
+			defer func() {
+				stop()
+				if err := <-stopped; err != nil {
+					t.Error(err)
+				}
+			}()
+			if !begin(t, w, dies) { // it died before the work was accepted, or after
+				if err := w.Begin(ctx, other); err != nil {
+					t.Fatal(err)
+				}
+			}
+			wait(t, w, nil)
+			got, err := w.Result(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			dies.mu.Lock()
+			defer dies.mu.Unlock()
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("killed %s: the end differs from an uninterrupted run (-want +got):\n%s", dies.where, diff)
+			}
+		})
+	}
+}
+
+// begin runs a process beside others until the test ends, and asks it for the
+// work; false if it died meanwhile.
+func begin(t *testing.T, w World, g *Gate) bool {
+	t.Helper()
+	e, err := w.Engine(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- e.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+	err = w.Begin(ctx, e)
+	if err != nil && !errors.Is(err, ErrDead) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+// wait waits until all work has ended, true, or dead is closed.
+func wait(t *testing.T, w World, dead <-chan struct{}) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	look := time.NewTicker(25 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the work did not end within %s", Patience)
+		case <-dead:
+			return false
+		case <-look.C:
+			ended, err := w.Ended(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ended {
+				return true
+			}
+		}
+	}
+}
+
 // run carries a world to its end through a process for each gate.
 func run(t *testing.T, w World, gates ...*Gate) any {
 	t.Helper()
@@ -261,24 +362,7 @@ func life(t *testing.T, w World, g *Gate) bool {
 	if err := w.Begin(ctx, e); err != nil && !errors.Is(err, ErrDead) {
 		t.Fatal(err)
 	}
-	look := time.NewTicker(25 * time.Millisecond)
-	defer look.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("the work did not end within %s", Patience)
-		case <-g.dead:
-			return false
-		case <-look.C:
-			ended, err := w.Ended(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if ended {
-				return true
-			}
-		}
-	}
+	return wait(t, w, g.dead)
 }
 
 // template is an empty migrated database: migrating one for every run of a
