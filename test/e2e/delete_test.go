@@ -14,6 +14,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/gotrove/gotrove/internal/guestlogin"
+	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
 )
 
 // bus connects to the standalone's bus with a login.
@@ -55,13 +56,17 @@ func (s *standalone) onBus(id string) (queues, login bool) {
 			s.t.Fatal(err)
 		}
 	}
-	guest, err := s.bus(guestlogin.Name(id))
-	if err == nil {
-		guest.Close()
-	} else if !errors.Is(err, amqp.ErrCredentials) && !errors.Is(err, amqp.ErrSASL) {
-		s.t.Fatal(err)
+	// The one that the user data carried, and the one that replaced it.
+	for _, login := range []string{guestlogin.Name(id), guestapi.Login(id, 1)} {
+		connection, err := s.bus(login)
+		if err == nil {
+			connection.Close()
+			return queues, true
+		} else if !errors.Is(err, amqp.ErrCredentials) && !errors.Is(err, amqp.ErrSASL) {
+			s.t.Fatal(err)
+		}
 	}
-	return queues, err == nil
+	return queues, false
 }
 
 // TestDeleteDuringBuild: whatever the creation had come to, nothing is left of
@@ -71,6 +76,10 @@ func TestDeleteDuringBuild(t *testing.T) {
 	r := random(t)
 	s := newStandalone(t)
 	stays := s.create("stays", "postgresql", password)
+	if connection, err := s.bus(guestlogin.Name(stays.ID)); err == nil {
+		connection.Close()
+		t.Error("the login that the user data carried is still let in")
+	}
 	if queues, login := s.onBus(stays.ID); !queues || !login {
 		t.Fatalf("of an instance that serves: queues %v, login %v", queues, login)
 	}

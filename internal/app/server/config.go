@@ -31,6 +31,8 @@ type Config struct {
 	ControlExchange string        `conf:"DEFAULT.control_exchange"`
 	Database        databaseOptions
 	Rabbit          amqp.Options
+	Secure          secureOptions
+	Guests          guestLoginOptions
 
 	// Host names this process among those of its role on the bus.
 	Host string `conf:"DEFAULT.host" default:""`

@@ -12,6 +12,7 @@ import (
 	"github.com/gotrove/gotrove/internal/cloud"
 	"github.com/gotrove/gotrove/internal/conductor"
 	"github.com/gotrove/gotrove/internal/identity"
+	"github.com/gotrove/gotrove/internal/keyring"
 	"github.com/gotrove/gotrove/internal/lease"
 	"github.com/gotrove/gotrove/internal/lifecycle"
 	"github.com/gotrove/gotrove/internal/outbox"
@@ -49,9 +50,13 @@ type process struct {
 	group *lifecycle.Group
 
 	store  *store.Store
+	keys   *keyring.Ring
 	conn   *amqp.Conn
 	client *rpc.Client
 	guests *guest.Client
+	// ownLogins is whether guests have logins of their own, so that the sender
+	// of a message proves something.
+	ownLogins bool
 	// hasRoom refuses instances that the disk has no room for; nil: it does not
 	// matter here.
 	hasRoom func(manager string) error
@@ -64,13 +69,31 @@ func (p *process) task(name string, run func(context.Context) error, within time
 	p.group.Go(lifecycle.Task{Name: name, Run: run, StopWithin: within})
 }
 
+// openStore opens the database, what it holds sealed, and makes the keys ready
+// that are in it.
+func (p *process) openStore(ctx context.Context, config store.Config) error {
+	keys, err := p.c.Secure.keys(ctx, p.log)
+	if err != nil {
+		return err
+	}
+	if len(keys.Master) > 0 {
+		config.Sealer = keyring.NewAtRest(keys.Master...)
+	}
+	if p.store, err = store.Open(ctx, config); err != nil {
+		return err
+	}
+	p.keys, err = keyring.New(keys, p.store, p.log, p.clock)
+	return err
+}
+
 // connect goes on the bus. Roles that speak and listen there start after it and
 // end before it.
 func (p *process) connect(config amqp.Config, replyExchange string) (err error) {
 	if p.conn, err = amqp.New(config); err != nil {
 		return err
 	}
-	p.client = rpc.NewClient(p.conn, rpc.ClientOptions{Exchange: p.c.ControlExchange, ReplyExchange: replyExchange, Log: p.log})
+	p.ownLogins = replyExchange != ""
+	p.client = rpc.NewClient(p.conn, rpc.ClientOptions{Exchange: p.c.ControlExchange, ReplyExchange: replyExchange, Seal: p.keys, Log: p.log})
 	p.guests = guest.NewClient(p.client, p.c.AgentCallLow, p.c.AgentCallHigh)
 	p.task("connection", func(ctx context.Context) error {
 		<-ctx.Done()
@@ -82,15 +105,21 @@ func (p *process) connect(config amqp.Config, replyExchange string) (err error) 
 }
 
 // startConductor takes what guest agents report.
-func (p *process) startConductor(guestOf conductor.GuestOf) {
-	p.rpcServer("conductor", rpcconductor.Handler(conductor.NewServer(p.store, conductor.Senders{GuestOf: guestOf}, p.log)),
-		rpc.ServerOptions{Topic: rpcconductor.Topic, Workers: conductorWorkers})
+func (p *process) startConductor(senders conductor.Senders) {
+	senders.Keys = p.keys
+	h := rpcconductor.Handler(conductor.NewServer(p.store, senders, p.log))
+	if p.ownLogins {
+		h = conductor.Confirming(h, p.store, guest.ParseLogin, p.log)
+	}
+	p.rpcServer("conductor", h,
+		rpc.ServerOptions{Topic: rpcconductor.Topic, Workers: conductorWorkers, Open: p.keys.Conductor()})
 }
 
 // startWork makes the task manager's engine of work; takeOver ends the leases
 // of whoever held some, for a process that knows to be the only one.
 func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o flow.Options, takeOver bool) (*work.Engine, error) {
 	o.UsageTimeout, o.ControlExchange, o.Clock, o.Log = p.c.UsageTimeout, p.c.ControlExchange, p.clock, p.log
+	o.Keys = p.keys
 	flows := flow.New(p.store, c, p.guests, p.client, bus, o)
 	engine, err := work.New(p.store, work.Options{Log: p.log}, flows.All()...)
 	if err != nil {
@@ -107,8 +136,12 @@ func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o 
 
 // startTaskManager takes requests for work, and looks after what runs.
 func (p *process) startTaskManager(engine *work.Engine, servers taskmanager.Servers) {
-	p.rpcServer("taskmanager", taskmanager.NewServer(engine, p.store, p.log).Handler(),
-		rpc.ServerOptions{Topic: rpctaskmanager.Topic, Workers: taskmanagerWorkers})
+	h := taskmanager.NewServer(engine, p.store, p.log).Handler()
+	if p.ownLogins {
+		h = guest.FromControlPlane(h, true, p.log)
+	}
+	p.rpcServer("taskmanager", h,
+		rpc.ServerOptions{Topic: rpctaskmanager.Topic, Workers: taskmanagerWorkers, Open: p.keys.TaskManager()})
 	waiting := func(ctx context.Context) (int, error) { return rpc.Waiting(ctx, p.conn, rpctaskmanager.Topic) }
 	observer := taskmanager.NewObserver(p.store, servers, 0, p.log)
 	sweeper := taskmanager.NewSweeper(p.store, engine, waiting, 0, p.log)
@@ -130,7 +163,7 @@ func (p *process) newAPI(c api.Cloud, tokens identity.Validator, publicEndpoint,
 		PublicEndpoint: publicEndpoint, AuthURI: authURI, Region: p.c.Region,
 		DefaultDatastore: p.c.DefaultDatastore, MaxVolumeSize: p.c.MaxVolumeSize, Quotas: p.c.limits(),
 		PageSize: p.c.PageSize, RatePerMinute: p.c.Rate, HeartbeatExpiry: p.c.HeartbeatExpiry,
-	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: c, Tokens: tokens, Room: p.hasRoom, Clock: p.clock, Log: p.log})
+	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: c, Tokens: tokens, Room: p.hasRoom, Keys: p.keys, Clock: p.clock, Log: p.log})
 }
 
 func (p *process) rpcServer(name string, h rpc.Handler, o rpc.ServerOptions) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/api"
 	"github.com/gotrove/gotrove/internal/broker"
+	"github.com/gotrove/gotrove/internal/conductor"
 	"github.com/gotrove/gotrove/internal/durable"
 	"github.com/gotrove/gotrove/internal/guestlogin"
 	"github.com/gotrove/gotrove/internal/identity/embedded"
@@ -108,10 +109,17 @@ func (s *standalone) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	s.hasRoom = s.room.check
-	if s.store, err = store.Open(ctx, store.Config{Path: s.c.path(databaseName), Clock: s.clock, Log: s.log, MakeRoom: s.room.make}); err != nil {
+	if err := s.c.Secure.makeUp(s.c.path(keysName)); err != nil {
 		return err
 	}
-	return s.store.Migrate(ctx)
+	config := store.Config{Path: s.c.path(databaseName), Clock: s.clock, Log: s.log, MakeRoom: s.room.make}
+	if err := s.process.openStore(ctx, config); err != nil {
+		return err
+	}
+	if err := s.store.Migrate(ctx); err != nil {
+		return err
+	}
+	return s.keys.Check(ctx, s.store)
 }
 
 func (s *standalone) openMachine(ctx context.Context) (err error) {
@@ -136,8 +144,14 @@ func (s *standalone) startBus(ctx context.Context) error {
 		return err
 	}
 	var queues []string
+	rotated, err := s.store.RotatedCredentials(ctx)
+	if err != nil {
+		return err
+	}
 	for _, i := range live {
-		s.logins.Restore(i.ID)
+		c := rotated[i.ID]
+		s.logins.Admit(i.ID, c.Generation)
+		s.logins.Admit(i.ID, c.Last())
 		queues = append(queues, guest.Queues(i.ID)...)
 	}
 	s.broker = broker.New(broker.Options{Auth: s.logins, Logger: s.log, Limits: busLimits})
@@ -208,24 +222,10 @@ func (s *standalone) busKey() ([]byte, error) {
 	return key, err
 }
 
-// guestQueues declares queues on our connection.
-type guestQueues struct {
-	conn     *amqp.Conn
-	exchange string
-}
-
-func (q guestQueues) DeclareGuestQueues(ctx context.Context, names ...string) error {
-	return rpc.DeclareQueues(ctx, q.conn, q.exchange, names...)
-}
-
-func (q guestQueues) DeleteQueues(ctx context.Context, names ...string) error {
-	return rpc.DeleteQueues(ctx, q.conn, names...)
-}
-
 // startServices starts what works on the bus, in the order in which one needs
 // the other: they stop backwards.
 func (s *standalone) startServices(ctx context.Context) error {
-	bus := guestlogin.NewBus(s.logins, guestQueues{s.conn, s.c.ControlExchange},
+	bus := guestlogin.NewBus(s.logins, guestlogin.NewTopology(s.conn, s.c.ControlExchange, true),
 		func(login string) { s.broker.CloseConnections(login) })
 	guestConfig, err := osloconf.Render(osloconf.Group{Name: "gotrove", Options: []osloconf.Option{
 		{Name: "reply_exchange", Value: guestlogin.ReplyExchange(s.c.ControlExchange)}}})
@@ -243,7 +243,8 @@ func (s *standalone) startServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.startConductor(guestlogin.SpeaksFor)
+	s.startConductor(conductor.Senders{GuestOf: guestlogin.SpeaksFor,
+		ControlPlane: func(login string) bool { return login == guestlogin.ControlPlane }})
 	s.startTaskManager(engine, s.machine.cloud)
 	s.startRelay()
 

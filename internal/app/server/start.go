@@ -5,9 +5,6 @@ import (
 	"net"
 
 	"github.com/gotrove/gotrove/internal/cloud/local"
-	"github.com/gotrove/gotrove/internal/guestlogin"
-	"github.com/gotrove/gotrove/internal/store"
-	"github.com/gotrove/gotrove/internal/taskmanager/flow"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -19,10 +16,13 @@ func (p *process) openDatabase(ctx context.Context) error {
 		return err
 	}
 	config.Clock, config.Log = p.clock, p.log
-	if p.store, err = store.Open(ctx, config); err != nil {
+	if err := p.openStore(ctx, config); err != nil {
 		return err
 	}
-	return p.store.CheckSchema(ctx)
+	if err := p.store.CheckSchema(ctx); err != nil {
+		return err
+	}
+	return p.keys.Check(ctx, p.store)
 }
 
 // joinBus connects to the operator's broker. It does not wait for it.
@@ -32,7 +32,11 @@ func (p *process) joinBus() error {
 		return err
 	}
 	config.Name, config.Log = p.name, p.log
-	return p.connect(config, "")
+	reply, err := p.replyExchange()
+	if err != nil {
+		return err
+	}
+	return p.connect(config, reply)
 }
 
 func startConductorRole(ctx context.Context, p *process) ([]any, error) {
@@ -42,7 +46,11 @@ func startConductorRole(ctx context.Context, p *process) ([]any, error) {
 	if err := p.joinBus(); err != nil {
 		return nil, err
 	}
-	p.startConductor(guestlogin.SpeaksFor)
+	senders, err := p.senders()
+	if err != nil {
+		return nil, err
+	}
+	p.startConductor(senders)
 	return nil, nil
 }
 
@@ -61,7 +69,11 @@ func startTaskManagerRole(ctx context.Context, p *process) ([]any, error) {
 		return nil, err
 	}
 	p.task("cloud", m.cloud.Run, 0)
-	engine, err := p.startWork(ctx, m.cloud, guestlogin.On(guestlogin.Shared{}, guestlogin.NewTopology(p.conn, p.c.ControlExchange, false)), flow.Options{}, false)
+	bus, options, err := p.guestBus(ctx)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := p.startWork(ctx, m.cloud, bus, options, false)
 	if err != nil {
 		return nil, err
 	}

@@ -82,9 +82,6 @@ func (f *Flows) create() work.Registered {
 				return f.gone(f.cloud.DeleteServer(ctx, owner(r)))
 			}},
 			{Name: "credentials", Do: f.createCredentials},
-			{Name: "old_login", Do: func(ctx context.Context, r *createRun) work.Outcome {
-				return f.removeOldLogin(ctx, r.Subject(), r.State.Rotation)
-			}},
 			{Name: "prepare", Do: f.createPrepare},
 			{Name: "database", Do: f.createWait},
 		},
@@ -463,7 +460,7 @@ func failedTask(step string) trove.Task {
 		return trove.TaskErrorPort
 	case "volume":
 		return trove.TaskErrorVolume
-	case "credentials", "old_login", "prepare", "database":
+	case "credentials", "prepare", "database":
 		return trove.TaskErrorTimeoutGuest
 	}
 	return trove.TaskErrorServer

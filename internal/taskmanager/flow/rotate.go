@@ -64,9 +64,6 @@ func (f *Flows) rotate() work.Registered {
 				}
 				return f.replaceCredentials(ctx, r.ID(), r.Subject(), &r.State.Rotation)
 			}},
-			{Name: "old_login", Do: func(ctx context.Context, r *rotateRun) work.Outcome {
-				return f.removeOldLogin(ctx, r.Subject(), r.State.Rotation)
-			}},
 		},
 		Expired: func(_ context.Context, r *rotateRun, _ string, last error) error {
 			err := trove.Errorf(trove.KindGuestTimeout, "The guest agent did not take its new login and key within %s; both the old and the new ones are good.", f.opts.RotateTimeout).
@@ -95,14 +92,15 @@ func (f *Flows) rotateBegin(ctx context.Context, r *rotateRun) work.Outcome {
 }
 
 // replaceCredentials has an agent's login and key replaced, and goes on when
-// the agent has used them.
+// the agent has used them and the old login is removed: nothing may follow that
+// that one must not read.
 func (f *Flows) replaceCredentials(ctx context.Context, workID, id string, r *Rotation) work.Outcome {
 	c, err := f.store.GuestCredentials(ctx, id)
 	if err != nil {
 		return work.Fail(err)
 	}
 	if c.Generation >= r.Target {
-		return work.Next()
+		return outcome(f.bus.RemoveLogins(ctx, id, r.Target))
 	}
 	if c.Pending == 0 {
 		key, err := f.keys.NewKey(ctx, id)
@@ -136,15 +134,6 @@ func (f *Flows) replaceCredentials(ctx context.Context, workID, id string, r *Ro
 	r.Casts++
 	r.LastCast, r.LastBy = f.opts.Clock().UTC(), f.process
 	return work.Nap(f.opts.PollInterval)
-}
-
-// removeOldLogin takes away what the confirmed credentials replaced. Nothing
-// may follow that the old login must not read.
-func (f *Flows) removeOldLogin(ctx context.Context, id string, r Rotation) work.Outcome {
-	if r.Target == 0 {
-		return work.Next()
-	}
-	return outcome(f.bus.RemoveLogins(ctx, id, r.Target))
 }
 
 // createCredentials replaces what the user data carried before anything secret
