@@ -26,6 +26,8 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
+func configOf(url string) store.Config { return store.Config{URL: secret.New(url)} }
+
 // openURL opens a database on a server; it is not migrated.
 func openURL(t *testing.T, url string) *store.Store {
 	t.Helper()

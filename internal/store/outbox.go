@@ -65,6 +65,11 @@ func (t *tx) insertOutbox(ctx context.Context, subject string, rows []OutboxRow)
 			field{"subject", about, 36}, field{"instance id", r.InstanceID, 36}); err != nil {
 			return err
 		}
+		if there, err := t.sent(ctx, []OutboxRow{r}); err != nil {
+			return err
+		} else if there {
+			continue
+		}
 		deadline, args := "?", []any{micros(r.Deadline)}
 		if r.GiveUpAfter > 0 {
 			deadline, args = t.s.d.nowMicros+" + ?", []any{r.GiveUpAfter.Microseconds()}

@@ -95,7 +95,7 @@ func (s *Server) command() *exec.Cmd {
 		return exec.Command(s.programs.server, "--no-defaults", "--user="+userName(), "--datadir="+s.path("data"), "--socket="+s.Socket(),
 			"--bind-address=127.0.0.1", "--port="+strconv.Itoa(s.port), "--pid-file="+s.path("pid"), "--init-file="+s.path("init.sql"),
 			"--skip-name-resolve", "--max-connections=500", "--performance-schema=OFF",
-			"--innodb-buffer-pool-size=128M", "--innodb-log-file-size=64M", "--innodb-flush-log-at-trx-commit=2")
+			"--innodb-buffer-pool-size=128M", "--innodb-log-file-size=64M", "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync", "--skip-innodb-doublewrite")
 	}
 	c := exec.Command(s.programs.server, "-D", s.path("data"), "-p", strconv.Itoa(s.port), "-k", s.Socket(), "-h", "127.0.0.1",
 		"-c", "fsync=off", "-c", "max_connections=300", "-c", "shared_buffers=64MB", "-c", "autovacuum_naptime=5s")
