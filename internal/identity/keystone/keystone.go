@@ -69,8 +69,9 @@ const (
 	// maxFlights bounds the questions that wait, maxRequests those under way.
 	maxFlights  = 4096
 	maxRequests = 64
-	// patience is how long a token that was good when asked last waits for
-	// Keystone to say so again, before it is let through on that.
+	// patience is how long a token that was good when asked last waits for a
+	// Keystone that was away, before it is let through on that. It is not for one
+	// that is only slow: that would let tokens through that were revoked.
 	patience = 500 * time.Millisecond
 	// entrySize is what an entry takes beside its catalog, about.
 	entrySize = 2 << 10
@@ -248,7 +249,7 @@ func (v *Validator) Validate(ctx context.Context, token string) (identity.Identi
 		return v.fallBack(last, usable, err)
 	}
 	var enough <-chan time.Time
-	if usable {
+	if usable && v.gate.failing() {
 		timer := time.NewTimer(patience)
 		defer timer.Stop()
 		enough = timer.C
@@ -383,6 +384,13 @@ type gate struct {
 	failed  error
 	until   time.Time
 	probing bool
+}
+
+// failing reports whether the last request came to nothing.
+func (g *gate) failing() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.failed != nil
 }
 
 // enter lets a request through, or tells that Keystone is away. Who is let

@@ -348,8 +348,15 @@ func TestKeystoneSilent(t *testing.T) {
 	c.set(func() { c.silent = hold })
 	c.pass(301 * time.Second)
 	started := time.Now()
-	c.good(v, "good") // after some patience
-	if took := time.Since(started); took > 1500*time.Millisecond {
+	c.good(v, "good") // when the time for an answer is over
+	if took := time.Since(started); took < 2*time.Second || took > 30*time.Second {
+		t.Errorf("took %v", took)
+	}
+	started = time.Now()
+	c.good(v, "good") // at once
+	c.pass(3 * time.Second)
+	c.good(v, "good") // asks again, without much patience
+	if took := time.Since(started); took > 1900*time.Millisecond {
 		t.Errorf("a token that was good had to wait %v", took)
 	}
 	started = time.Now()
@@ -371,6 +378,18 @@ func TestKeystoneSilent(t *testing.T) {
 		t.Fatal("Close waits for Keystone")
 	}
 	c.fails(v, "good-but-late", trove.KindUnavailable)
+}
+
+func TestSlowIsNotAway(t *testing.T) {
+	c := newCloud(t)
+	v := c.open()
+	c.good(v, "good")
+	c.pass(20 * time.Minute)
+	hold := make(chan struct{})
+	c.set(func() { c.silent, c.revoke["good"] = hold, 404 })
+	timer := time.AfterFunc(time.Second, func() { close(hold) }) // twice the patience
+	defer timer.Stop()
+	c.fails(v, "good", trove.KindUnauthorized)
 }
 
 func TestOwnTokenIsRenewed(t *testing.T) {

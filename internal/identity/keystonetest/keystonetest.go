@@ -118,7 +118,9 @@ func Run(ctx context.Context, dir string, o Options) (*Server, error) {
 		}
 	}
 	if err == nil {
-		err = s.furnish(ctx)
+		if err = s.furnish(ctx); err != nil {
+			err = s.told(err)
+		}
 	}
 	if err != nil {
 		s.Stop()
@@ -231,7 +233,7 @@ func (s *Server) install(ctx context.Context) error {
 	config := fmt.Sprintf(`[DEFAULT]
 use_stderr = true
 [database]
-connection = sqlite:///%s
+connection = sqlite:///%s?timeout=60
 [token]
 expiration = %d
 [fernet_tokens]
@@ -259,15 +261,24 @@ password_hash_rounds = 4
 	if err := s.manage(ctx, "db_sync"); err != nil {
 		return err
 	}
+	// Its threads would keep one another out of the database for longer than
+	// they wait.
+	if err := s.run(ctx, "/usr/bin/sqlite3", s.path("keystone.db"), "PRAGMA journal_mode=WAL"); err != nil {
+		return err
+	}
 	return s.manage(ctx, "bootstrap", "--bootstrap-password", Password, "--bootstrap-region-id", Region,
 		"--bootstrap-public-url", s.URL(), "--bootstrap-internal-url", s.URL(), "--bootstrap-admin-url", s.URL())
 }
 
 func (s *Server) manage(ctx context.Context, arguments ...string) error {
-	c := exec.CommandContext(ctx, manage, append([]string{"--config-file", s.path("keystone.conf")}, arguments...)...)
+	return s.run(ctx, manage, append([]string{"--config-file", s.path("keystone.conf")}, arguments...)...)
+}
+
+func (s *Server) run(ctx context.Context, program string, arguments ...string) error {
+	c := exec.CommandContext(ctx, program, arguments...)
 	c.Env, c.Dir = s.environment(), s.dir
 	if out, err := c.CombinedOutput(); err != nil {
-		return fmt.Errorf("keystone-manage %s: %w\n%s", arguments[0], err, tail(out))
+		return fmt.Errorf("%s: %w\n%s", c, err, tail(out))
 	}
 	return nil
 }
