@@ -1,7 +1,9 @@
 package rpc_test
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/gotrove/gotrove/internal/rpc"
 )
@@ -16,11 +18,17 @@ func BenchmarkCall(b *testing.B) {
 			client := newClient(b, connect(b, e.url))
 			m := rpc.Message{Topic: "bench", Method: "echo", Args: map[string]any{"text": "x"}}
 			ctx := within(b)
+			var took []time.Duration
 			for b.Loop() {
+				began := time.Now()
 				if err := client.Call(ctx, m, nil); err != nil {
 					b.Fatal(err)
 				}
+				took = append(took, time.Since(began))
 			}
+			slices.Sort(took)
+			b.ReportMetric(took[len(took)/2].Seconds()*1000, "p50-ms")
+			b.ReportMetric(took[len(took)*99/100].Seconds()*1000, "p99-ms")
 		})
 	}
 }

@@ -151,3 +151,35 @@ func TestBrokerBlocks(t *testing.T) {
 		}
 	}
 }
+
+// A queue whose node is down can be neither declared nor deleted: who needs it
+// says so, and what to do, and has it as soon as the node is back.
+func TestQueueOnDeadNode(t *testing.T) {
+	dead := rabbittest.Start(t)
+	alive := rabbittest.StartWith(t, rabbittest.Options{Join: dead})
+	url := func(s *rabbittest.Server) string {
+		return strings.Replace(s.URL(), "amqp://", "rabbit://", 1) + "?amqp_durable_queues=true"
+	}
+	if err := rpc.DeclareQueues(within(t), connectWith(t, url(dead), quick), exchange, "homeless", "homeless.a"); err != nil {
+		t.Fatal(err)
+	}
+	dead.Stop()
+	conn := connectWith(t, url(alive), quick)
+	err := rpc.DeclareQueues(within(t), conn, exchange, "homeless")
+	if lost, ok := errors.AsType[*amqp.UnreachableQueue](err); !ok || lost.Name != "homeless" || !trove.IsKind(err, trove.KindUnavailable) || trove.ActionOf(err) == "" {
+		t.Errorf("%v: %v", trove.KindOf(err), err)
+	}
+	h, got := collector(10)
+	s := rpc.NewServer(conn, h, rpc.ServerOptions{Exchange: exchange, Topic: "homeless", Server: "a", Log: logOf(t)})
+	closing(t, s)
+	if err := dead.Start(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ready(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := newClient(t, conn).Cast(within(t), rpc.Message{Topic: "homeless", Method: "m", Mandatory: true}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, got, "the cast")
+}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
+
+	"github.com/gotrove/gotrove/internal/trove"
 )
 
 // setupTimeout bounds a dialogue with the broker that has no context of its
@@ -112,22 +114,29 @@ func (s *Session) Channel(f func(ch *amqp091.Channel) error) (*amqp091.Channel, 
 	return ch, nil
 }
 
-// Topology is Channel for an f that declares queues: if one is on a node that
-// is down it is deleted, with what is in it, and f runs once more.
+// maxUnreachable bounds how many queues of a topology are made anew at once.
+const maxUnreachable = 8
+
+// Topology is Channel for an f that declares queues and may run again: a queue
+// whose process is gone is deleted, with what is in it, and declared anew. One
+// on a node that is down RabbitMQ does not let us delete; that is the error, and
+// ends when the node is back.
 func (s *Session) Topology(f func(ch *amqp091.Channel) error) (*amqp091.Channel, error) {
-	ch, err := s.Channel(f)
-	lost, ok := errors.AsType[*UnreachableQueue](err)
-	if !ok {
-		return ch, err
+	for n := 0; ; n++ {
+		ch, err := s.Channel(f)
+		lost, ok := errors.AsType[*UnreachableQueue](err)
+		if !ok || n == maxUnreachable {
+			return ch, err
+		}
+		deleted := s.Do(func(ch *amqp091.Channel) error {
+			_, err := ch.QueueDelete(lost.Name, false, false, false)
+			return err
+		})
+		if deleted != nil {
+			return nil, trove.Errorf(trove.KindUnavailable, "message bus: %w", lost).
+				WithAction("start the RabbitMQ node again, or take it out of the cluster (rabbitmqctl forget_cluster_node)")
+		}
 	}
-	err = s.Do(func(ch *amqp091.Channel) error {
-		_, err := ch.QueueDelete(lost.Name, false, false, false)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return s.Channel(f)
 }
 
 // Do runs f on a channel of its own.

@@ -107,6 +107,18 @@ func (s *Server) writeFiles() error {
 			config += "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
 		}
 	}
+	if j := s.options.Join; j != nil {
+		config += fmt.Sprintf("cluster_formation.peer_discovery_backend = classic_config\ncluster_formation.classic_config.nodes.1 = %s\ncluster_formation.classic_config.nodes.2 = %s\n",
+			j.nodeName(), s.nodeName())
+		const cookie = ".erlang.cookie"
+		b, err := os.ReadFile(j.path(cookie))
+		if err == nil {
+			err = os.WriteFile(s.path(cookie), b, 0o400)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return errors.Join(
 		os.WriteFile(s.path("definitions.json"), definitions, 0o600),
 		os.WriteFile(s.path("rabbitmq.conf"), []byte(config), 0o600),

@@ -49,6 +49,8 @@ type Options struct {
 	Management bool
 	// TLS is a second listener, with TLS; see TLSAddr.
 	TLS *TLS
+	// Join makes the server a node of the cluster of this one, which must run.
+	Join *Server
 }
 
 // TLS are the files of a listener; see NewAuthority.
@@ -122,6 +124,9 @@ func Run(ctx context.Context, dir string, o Options) (*Server, error) {
 		}
 		if s.ports, err = choosePorts(); err != nil {
 			return nil, err
+		}
+		if o.Join != nil {
+			s.ports.epmd = o.Join.ports.epmd
 		}
 		if err = s.writeFiles(); err != nil {
 			return nil, err
@@ -235,18 +240,23 @@ func (s *Server) spawn(ctx context.Context) error {
 		return err
 	}
 	defer out.Close()
-	// Run here and not by the node, which would leave it behind as a daemon; it
-	// has to listen before the node looks for it.
+	if s.options.Join == nil {
+		if err := s.spawnMapper(ctx, out); err != nil {
+			return fmt.Errorf("epmd: %w", err)
+		}
+	}
+	s.node, err = begin(exec.Command(serverScript), s.environment(), s.dir, out)
+	return err
+}
+
+// spawnMapper starts the port mapper. The node would do so too, and leave it
+// behind as a daemon; it has to listen before the node looks for it.
+func (s *Server) spawnMapper(ctx context.Context, out *os.File) (err error) {
 	epmd := exec.Command("epmd", "-address", "127.0.0.1", "-port", strconv.Itoa(s.ports.epmd))
 	if s.epmd, err = begin(epmd, s.environment(), s.dir, out); err != nil {
 		return err
 	}
-	err = s.poll(ctx, s.epmd, func() error { return dial(ctx, local(s.ports.epmd)) })
-	if err != nil {
-		return fmt.Errorf("epmd: %w", err)
-	}
-	s.node, err = begin(exec.Command(serverScript), s.environment(), s.dir, out)
-	return err
+	return s.poll(ctx, s.epmd, func() error { return dial(ctx, local(s.ports.epmd)) })
 }
 
 func (s *Server) waitReady(ctx context.Context) error {
