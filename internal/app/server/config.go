@@ -25,7 +25,14 @@ type Config struct {
 	BindHost       string `conf:"DEFAULT.bind_host"`
 	BindPort       int    `conf:"DEFAULT.bind_port" default:"8779"`
 	PublicEndpoint string `conf:"DEFAULT.public_endpoint" default:""`
-	Debug          bool   `conf:"DEFAULT.debug" default:"false"`
+	Log            logOptions
+
+	// CORSOrigins may use the API from a browser.
+	CORSOrigins []string `conf:"cors.allowed_origin"`
+	// TrustForwarded believes what a proxy says about scheme and host.
+	TrustForwarded bool `conf:"oslo_middleware.enable_proxy_headers_parsing" default:"false"`
+	// DefaultCIDR may reach an instance that says nothing of its own.
+	DefaultCIDR string `conf:"DEFAULT.trove_security_group_rule_cidr" default:"0.0.0.0/0"`
 
 	TransportURL    secret.String `conf:"DEFAULT.transport_url"`
 	ControlExchange string        `conf:"DEFAULT.control_exchange"`
@@ -44,10 +51,10 @@ type Config struct {
 
 	DefaultDatastore string `conf:"DEFAULT.default_datastore" default:""`
 	MaxVolumeSize    int    `conf:"DEFAULT.max_accepted_volume_size" default:"10"`
-	MaxInstances     int    `conf:"DEFAULT.max_instances_per_tenant" default:"10"`
-	MaxVolumes       int    `conf:"DEFAULT.max_volumes_per_tenant" default:"40"`
+	MaxInstances     int    `conf:"DEFAULT.max_instances_per_tenant" deprecated:"DEFAULT.max_instances_per_user" default:"10"`
+	MaxVolumes       int    `conf:"DEFAULT.max_volumes_per_tenant" deprecated:"DEFAULT.max_volumes_per_user" default:"40"`
 	MaxRAM           int    `conf:"DEFAULT.max_ram_per_tenant" default:"-1"`
-	MaxBackups       int    `conf:"DEFAULT.max_backups_per_tenant" default:"50"`
+	MaxBackups       int    `conf:"DEFAULT.max_backups_per_tenant" deprecated:"DEFAULT.max_backups_per_user" default:"50"`
 	PageSize         int    `conf:"DEFAULT.instances_page_size" default:"20"`
 
 	// Cloud is where instances run.
@@ -89,6 +96,7 @@ const (
 // $XDG_DATA_HOME/gotrove; GOTROVE_HOME overrides both.
 func LoadConfig(src osloconf.Sources, standalone bool) (*Config, []string, error) {
 	c := newConfig(standalone)
+	src.NoEffect = noEffect()
 	warnings, err := osloconf.Load(src, c)
 	if err != nil {
 		return nil, nil, err
@@ -125,6 +133,9 @@ func (c *Config) validate() error {
 	}
 	if _, err := netip.ParsePrefix(c.LoopbackRange); err != nil {
 		return trove.Errorf(trove.KindBadRequest, "[gotrove] loopback_range: %q is not a range of addresses such as 127.20.0.0/16", c.LoopbackRange)
+	}
+	if _, err := netip.ParsePrefix(c.DefaultCIDR); err != nil {
+		return trove.Errorf(trove.KindBadRequest, "[DEFAULT] trove_security_group_rule_cidr: %q is not a range of addresses such as 10.0.0.0/8", c.DefaultCIDR)
 	}
 	for name, port := range map[string]int{"[DEFAULT] bind_port": c.BindPort, "[gotrove] identity_port": c.IdentityPort} {
 		if port < 0 || port > 65535 {

@@ -45,6 +45,8 @@ type process struct {
 	name string // of the program
 	c    *Config
 	log  *slog.Logger
+	// logFile is where log writes to; nil for the standard error.
+	logFile *logFile
 	// clock tells the time; tests let that of one process jump.
 	clock func() time.Time
 	group *lifecycle.Group
@@ -119,7 +121,7 @@ func (p *process) startConductor(senders conductor.Senders) {
 // of whoever held some, for a process that knows to be the only one.
 func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o flow.Options, takeOver bool) (*work.Engine, error) {
 	o.UsageTimeout, o.ControlExchange, o.Clock, o.Log = p.c.UsageTimeout, p.c.ControlExchange, p.clock, p.log
-	o.Keys = p.keys
+	o.Keys, o.DefaultCIDRs = p.keys, []string{p.c.DefaultCIDR}
 	flows := flow.New(p.store, c, p.guests, p.client, bus, o)
 	engine, err := work.New(p.store, work.Options{Log: p.log}, flows.All()...)
 	if err != nil {
@@ -161,6 +163,7 @@ func (p *process) startRelay() {
 func (p *process) newAPI(c api.Cloud, tokens identity.Validator, publicEndpoint, authURI string) (*api.Server, error) {
 	return api.New(api.Config{
 		PublicEndpoint: publicEndpoint, AuthURI: authURI, Region: p.c.Region,
+		TrustForwarded: p.c.TrustForwarded, CORSOrigins: p.c.CORSOrigins,
 		DefaultDatastore: p.c.DefaultDatastore, MaxVolumeSize: p.c.MaxVolumeSize, Quotas: p.c.limits(),
 		PageSize: p.c.PageSize, RatePerMinute: p.c.Rate, HeartbeatExpiry: p.c.HeartbeatExpiry,
 	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: c, Tokens: tokens, Room: p.hasRoom, Keys: p.keys, Clock: p.clock, Log: p.log})

@@ -31,6 +31,11 @@ var roles = []role{
 // all within a deadline. The service manager that started it, if any, is told.
 func run(ctx context.Context, p *process, version string, start func(context.Context) ([]any, error), ready func()) error {
 	p.group = lifecycle.New(ctx, p.log)
+	if p.logFile != nil {
+		p.task("log file", func(ctx context.Context) error {
+			return p.logFile.follow(ctx, func(err error) { p.log.ErrorContext(ctx, "the log file was not opened anew", "error", err) })
+		}, 0)
+	}
 	serving, err := start(ctx)
 	if err == nil {
 		p.log.InfoContext(ctx, "serving", append([]any{"version", version}, serving...)...)
@@ -75,10 +80,14 @@ func (p *process) keepAwake(period time.Duration) {
 // come first.
 func newProcess(ctx context.Context, name string, c *Config, warnings []string, errs io.Writer) (*process, error) {
 	level := "info"
-	if c.Debug {
+	if c.Log.Debug {
 		level = "debug"
 	}
-	log, err := telemetry.NewLogger(errs, telemetry.Options{Level: level})
+	to, file, err := c.Log.open(name, errs)
+	if err != nil {
+		return nil, err
+	}
+	log, err := telemetry.NewLogger(to, telemetry.Options{Level: level, Format: c.Log.format()})
 	if err != nil {
 		return nil, err
 	}
@@ -86,5 +95,5 @@ func newProcess(ctx context.Context, name string, c *Config, warnings []string, 
 	for _, w := range warnings {
 		log.WarnContext(ctx, w)
 	}
-	return &process{name: name, c: c, log: log, clock: time.Now}, nil
+	return &process{name: name, c: c, log: log, logFile: file, clock: time.Now}, nil
 }
