@@ -97,7 +97,7 @@ func openMySQL(ctx context.Context, t target, p Pool, log *slog.Logger) (*sql.DB
 	if err != nil {
 		return nil, f, err
 	}
-	// READ COMMITTED: docs/decisions/0011. The modes are strict, or a text too
+	// READ COMMITTED: docs/decisions/0014. The modes are strict, or a text too
 	// long would be cut without a word. What waits for a lock or sits in a
 	// transaction gives up, or a process that is cut off would stop the others.
 	isolation := "transaction_isolation"

@@ -47,7 +47,7 @@ func openPostgres(t target, p Pool, log *slog.Logger) (*sql.DB, error) {
 	c.ConnectTimeout = dialTimeout
 	for name, v := range map[string]string{
 		"timezone": "UTC", "client_encoding": "UTF8", "standard_conforming_strings": "on",
-		// docs/decisions/0011.
+		// docs/decisions/0014.
 		"default_transaction_isolation":       "read committed",
 		"lock_timeout":                        millis(lockTimeout),
 		"idle_in_transaction_session_timeout": millis(callTimeout + 5*time.Second),
