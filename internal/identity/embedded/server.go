@@ -97,17 +97,19 @@ func (s *Server) authURL() string { return s.o.PublicURL + "/v3" }
 
 // Validate tells what a token stands for.
 func (s *Server) Validate(_ context.Context, token string) (identity.Identity, error) {
-	c, err := s.open(token)
+	c, err := s.open(strings.TrimSpace(token))
 	if err != nil {
 		return identity.Identity{}, err
 	}
 	u, _ := s.dir.userByID(c.User)
-	id := identity.Identity{UserID: u.ID, UserName: u.Name, ExpiresAt: time.UnixMicro(c.Expires).UTC()}
+	id := identity.Identity{UserID: u.ID, UserName: u.Name, UserDomainID: domainID, UserDomainName: domainName,
+		ExpiresAt: time.UnixMicro(c.Expires).UTC()}
 	if c.Project == "" {
 		return id, nil
 	}
 	p, _ := s.dir.project(func(p project) bool { return p.ID == c.Project })
 	id.ProjectID, id.ProjectName = p.ID, p.Name
+	id.ProjectDomainID, id.ProjectDomainName = domainID, domainName
 	for _, r := range s.dir.roles(u, p.ID) {
 		id.Roles = append(id.Roles, r.Name)
 	}
