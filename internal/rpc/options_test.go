@@ -117,7 +117,7 @@ func TestMismatch(t *testing.T) {
 			if !ok {
 				t.Fatalf("%v", err)
 			}
-			if m.Object != want.Object || m.Name != want.Name || m.Flag != want.Flag || m.Ours != want.Ours || m.Theirs != want.Theirs {
+			if m.Object != want.Object || m.Name != want.Name || m.Host != "options" || m.Flag != want.Flag || m.Ours != want.Ours || m.Theirs != want.Theirs {
 				t.Errorf("%+v", m)
 			}
 			option, _, _ := strings.Cut(query, "=")

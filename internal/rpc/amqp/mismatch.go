@@ -16,6 +16,7 @@ import (
 type Mismatch struct {
 	Object string // "queue" or "exchange"
 	Name   string
+	Host   string // the virtual host
 	Flag   string // as the broker names it: durable, auto_delete, x-expires, …
 	Ours   string // the value we declare, "none" for none
 	Theirs string // the value it has
@@ -39,14 +40,14 @@ func (m *Mismatch) action() string {
 		where = fmt.Sprintf("set [oslo_messaging_rabbit] %s to the same value in every trove.conf and trove-guestagent.conf", m.Option)
 	}
 	if m.Object == "queue" {
-		return where + "; if ours is the right one, stop who uses the queue and delete it (rabbitmqctl delete_queue " + m.Name + "): it is declared anew"
+		return where + "; if ours is the right one, stop who uses the queue and delete it (rabbitmqctl delete_queue --vhost " + m.Host + " " + m.Name + "): it is declared anew"
 	}
-	return where + "; if ours is the right one, stop who uses the exchange and delete it (rabbitmqadmin delete exchange name=" + m.Name + "): it is declared anew"
+	return where + "; if ours is the right one, stop who uses the exchange and delete it (rabbitmqadmin --vhost=" + m.Host + " delete exchange name=" + m.Name + "): it is declared anew"
 }
 
 // inequivalent is how RabbitMQ tells it. There is no other place to learn which
 // flag it is about; where the text is another one, the error stays the broker's.
-var inequivalent = regexp.MustCompile(`inequivalent arg '([^']*)' for (queue|exchange) '(.*)' in vhost '.*': received (.*) but current is (.*)$`)
+var inequivalent = regexp.MustCompile(`inequivalent arg '([^']*)' for (queue|exchange) '(.*)' in vhost '(.*)': received (.*) but current is (.*)$`)
 
 // explain makes the broker's refusal of a declaration one that tells what to
 // change. Other errors stay as they are.
@@ -59,7 +60,7 @@ func explain(err error) error {
 	if p == nil {
 		return err
 	}
-	m := &Mismatch{Flag: p[1], Object: p[2], Name: p[3], Ours: plain(p[4]), Theirs: plain(p[5]), cause: err}
+	m := &Mismatch{Flag: p[1], Object: p[2], Name: p[3], Host: p[4], Ours: plain(p[5]), Theirs: plain(p[6]), cause: err}
 	m.Option = optionOf(m.Flag, strings.HasPrefix(m.Name, "reply_") || strings.Contains(m.Name, "_fanout"))
 	return trove.Errorf(trove.KindConflict, "message bus: %w", m).WithAction("%s", m.action())
 }
