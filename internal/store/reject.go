@@ -70,10 +70,10 @@ func (t *tx) failedWork(ctx context.Context, requestID, kind, subject string, r 
 		return err
 	}
 	id := trove.NewID()
-	n, err := t.exec(ctx, `INSERT INTO work (id, kind, subject, request_id, step, state, run_at, outcome, created, ended, error, action)
-		VALUES (`+marks(12)+`) `+t.s.d.onConflict([]string{"request_id"}, nil),
+	made, err := t.insertNew(ctx, "work",
+		[]string{"id", "kind", "subject", "request_id", "step", "state", "run_at", "outcome", "created", "ended", "error", "action"},
 		id, kind, subject, requestID, "", "{}", now, string(trove.OperationFailed), max(now, newest.Int64+1), now, r.Cause, r.Action)
-	if err != nil || n == 0 {
+	if err != nil || !made {
 		return err
 	}
 	t.workChanged()
@@ -83,6 +83,10 @@ func (t *tx) failedWork(ctx context.Context, requestID, kind, subject string, r 
 
 // endTask ends a task that an instance still is in and that nothing works on.
 func (t *tx) endTask(ctx context.Context, was Stuck, becomes trove.Task) (done bool, err error) {
+	// Locked by a statement of its own: what the next one sees is newer.
+	if _, live, err := t.lock(ctx, was.ID); err != nil || !live {
+		return false, err
+	}
 	n, err := t.exec(ctx, `UPDATE instances AS i SET task_id = ?, task_description = ?, updated = ?
 		WHERE i.id = ? AND i.deleted = ? AND i.task_id = ? AND `+noWork,
 		int(becomes), becomes.Description(), t.s.now(), was.ID, false, int(was.Task))
