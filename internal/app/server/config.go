@@ -8,12 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/osloconf"
 	"github.com/gotrove/gotrove/internal/rpc/amqp"
+	"github.com/gotrove/gotrove/internal/rpcapi/upgrade"
 	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -40,6 +42,12 @@ type Config struct {
 	Rabbit          amqp.Options
 	Secure          secureOptions
 	Guests          guestLoginOptions
+	Keystone        keystoneOptions
+	Policy          policyOptions
+	Levels          upgrade.Levels
+
+	// places are the directories of the configuration files.
+	places []string
 
 	// Host names this process among those of its role on the bus.
 	Host string `conf:"DEFAULT.host" default:""`
@@ -100,6 +108,9 @@ func LoadConfig(src osloconf.Sources, standalone bool) (*Config, []string, error
 	warnings, err := osloconf.Load(src, c)
 	if err != nil {
 		return nil, nil, err
+	}
+	for _, f := range append(slices.Clone(src.Files), src.Dirs...) {
+		c.places = append(c.places, filepath.Dir(f))
 	}
 	if c.DataDir == "" {
 		if c.DataDir, err = defaultDataDir(); err != nil {

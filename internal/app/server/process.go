@@ -16,6 +16,7 @@ import (
 	"github.com/gotrove/gotrove/internal/lease"
 	"github.com/gotrove/gotrove/internal/lifecycle"
 	"github.com/gotrove/gotrove/internal/outbox"
+	"github.com/gotrove/gotrove/internal/policy"
 	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpc/amqp"
 	rpcconductor "github.com/gotrove/gotrove/internal/rpcapi/conductor"
@@ -160,13 +161,13 @@ func (p *process) startRelay() {
 }
 
 // newAPI makes the REST API.
-func (p *process) newAPI(c api.Cloud, tokens identity.Validator, publicEndpoint, authURI string) (*api.Server, error) {
+func (p *process) newAPI(c api.Cloud, tokens identity.Validator, rules *policy.Enforcer, publicEndpoint, authURI string) (*api.Server, error) {
 	return api.New(api.Config{
 		PublicEndpoint: publicEndpoint, AuthURI: authURI, Region: p.c.Region,
 		TrustForwarded: p.c.TrustForwarded, CORSOrigins: p.c.CORSOrigins,
 		DefaultDatastore: p.c.DefaultDatastore, MaxVolumeSize: p.c.MaxVolumeSize, Quotas: p.c.limits(),
 		PageSize: p.c.PageSize, RatePerMinute: p.c.Rate, HeartbeatExpiry: p.c.HeartbeatExpiry,
-	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: c, Tokens: tokens, Room: p.hasRoom, Keys: p.keys, Clock: p.clock, Log: p.log})
+	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: c, Tokens: tokens, Policy: rules, Room: p.hasRoom, Keys: p.keys, Clock: p.clock, Log: p.log})
 }
 
 func (p *process) rpcServer(name string, h rpc.Handler, o rpc.ServerOptions) {

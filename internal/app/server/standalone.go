@@ -253,6 +253,6 @@ func (s *standalone) startServices(ctx context.Context) error {
 		OpenRC: s.c.path(openrcName), Region: s.c.Region, Services: []embedded.Service{identityService}, Log: s.log}); err != nil {
 		return err
 	}
-	s.api, err = s.newAPI(s.machine.cloud, s.identity, s.apiURL(), s.identityURL()+"/v3")
+	s.api, err = s.newAPI(s.machine.cloud, s.identity, nil, s.apiURL(), s.identityURL()+"/v3")
 	return err
 }

@@ -5,6 +5,8 @@ import (
 	"net"
 
 	"github.com/gotrove/gotrove/internal/cloud/local"
+	"github.com/gotrove/gotrove/internal/identity/keystone"
+	"github.com/gotrove/gotrove/internal/policy"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -101,13 +103,39 @@ func startAPIRole(ctx context.Context, p *process) ([]any, error) {
 	if c, err = p.newLocal(""); err != nil {
 		return nil, err
 	}
-	a, err := p.newAPI(c, nil, p.c.PublicEndpoint, "")
+	tokens, err := p.keystone()
+	if err != nil {
+		return nil, err
+	}
+	rules, err := policy.Open(ctx, p.c.Policy.config(p.c.places, p.log))
+	if err != nil {
+		return nil, err
+	}
+	a, err := p.newAPI(c, tokens, rules, p.c.PublicEndpoint, p.c.Keystone.publicURI())
 	if err != nil {
 		return nil, err
 	}
 	p.startRelay()
 	p.serve("api", l, a, a.EndStreams)
 	return []any{"address", l.Addr().(*net.TCPAddr).String()}, nil
+}
+
+// keystone checks tokens at the operator's Keystone. It does not wait for it.
+func (p *process) keystone() (*keystone.Validator, error) {
+	o, err := p.c.Keystone.config(p.log)
+	if err != nil {
+		return nil, err
+	}
+	v, err := keystone.New(o)
+	if err != nil {
+		return nil, err
+	}
+	p.task("keystone", func(ctx context.Context) error {
+		<-ctx.Done()
+		v.Close()
+		return nil
+	}, 0)
+	return v, nil
 }
 
 // noCloud refuses a cloud that cannot be used yet.
