@@ -91,6 +91,7 @@ func noEffect() map[string]string {
 	}
 	for group, options := range map[string]map[string]string{
 		"oslo_messaging_rabbit": amqp.NoEffect(), "database": databaseOptions{}.noEffect(),
+		"keystone_authtoken": keystoneOptions{}.noEffect(), "oslo_policy": policyOptions{}.noEffect(),
 	} {
 		for option, reason := range options {
 			out[group+"."+option] = reason
