@@ -104,3 +104,26 @@ func TestCall(t *testing.T) {
 		})
 	})
 }
+
+// A server may answer on another connection than it listens on.
+func TestReplyConn(t *testing.T) {
+	eachBroker(t, func(t *testing.T, b endpoint) {
+		road, proxy := through(t, b)
+		newServer(t, connect(t, b.url), router(nil), rpc.ServerOptions{Topic: t.Name(), ReplyConn: connect(t, road)})
+		client := newClient(t, connect(t, b.url))
+		m := rpc.Message{Topic: t.Name(), Method: "echo", Args: map[string]any{"text": "x"}}
+		if err := client.Call(within(t), m, nil); err != nil {
+			t.Fatal(err)
+		}
+		proxy.Cut()
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		if err := client.Call(ctx, m, nil); !trove.IsKind(err, trove.KindGuestTimeout) {
+			t.Errorf("answered on a connection that is cut: %v", err)
+		}
+		proxy.Mend()
+		if err := client.Call(within(t), m, nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
