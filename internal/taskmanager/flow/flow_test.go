@@ -130,7 +130,12 @@ func accept(ctx context.Context, e *work.Engine, kind, request string, state any
 
 // TestKilledEverywhere kills each flow after every step and around every call
 // outside.
-func TestKilledEverywhere(t *testing.T) {
+func TestKilledEverywhere(t *testing.T) { killed(t, 0, worktest.Everywhere) }
+
+// Another process is there all the time and goes on when the lease has ended.
+func TestKilledBesideAnother(t *testing.T) { killed(t, 500*time.Millisecond, worktest.Beside) }
+
+func killed(t *testing.T, lease time.Duration, everywhere func(*testing.T, func(*testing.T) worktest.World)) {
 	t.Parallel()
 	create := func(ctx context.Context, e *work.Engine) error {
 		return accept(ctx, e, flow.KindCreate, "m1", flow.NewCreate(request("i1")))
@@ -234,8 +239,9 @@ func TestKilledEverywhere(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			worktest.Everywhere(t, func(t *testing.T) worktest.World {
+			everywhere(t, func(t *testing.T) worktest.World {
 				w := newWorld(t)
+				w.lease = lease
 				w.instance("i1")
 				if tc.set != nil {
 					tc.set(w)

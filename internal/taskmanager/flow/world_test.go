@@ -29,6 +29,7 @@ const tenant = "tenant-1"
 type world struct {
 	t     *testing.T
 	store *store.Store
+	lease time.Duration // of engines; 0 as it is by default
 
 	mu      sync.Mutex
 	things  map[string]bool // "server i1", "queue i1"…
@@ -149,7 +150,7 @@ func (w *world) engine(g *worktest.Gate, change func(*flow.Options)) (*work.Engi
 		change(&o)
 	}
 	f := flow.New(gatedStore{w.store, g}, fakeCloud{w, g}, fakeGuest{w, g}, fakeGuest{w, g}, fakeBus{w, g}, o)
-	return work.New(g.Store(w.store), work.Options{Poll: 50 * time.Millisecond, Log: quiet, Monotonic: w.now,
+	return work.New(g.Store(w.store), work.Options{Poll: 50 * time.Millisecond, Lease: w.lease, Log: quiet, Monotonic: w.now,
 		Retry: work.Backoff{First: time.Millisecond, Most: 10 * time.Millisecond}}, f.All()...)
 }
 

@@ -217,6 +217,9 @@ func Everywhere(t *testing.T, makeWorld func(t *testing.T) World) {
 	}
 }
 
+// besideKills is about how many kills Beside tries: each takes a lease's time.
+const besideKills = 12
+
 // Beside is Everywhere for two processes that are there all the time: one is
 // killed at a passage, and the other goes on when the lease has ended. What
 // the engines do is not the same in two runs, so passages are counted per run.
@@ -228,9 +231,9 @@ func Beside(t *testing.T, makeWorld func(t *testing.T) World) {
 	gate.mu.Lock()
 	passages := gate.n
 	gate.mu.Unlock()
-	stride := 1
+	stride := max(1, passages/besideKills)
 	if testing.Short() {
-		stride = 5
+		stride *= 5
 	}
 	for kill := 1; kill <= passages; kill += stride {
 		t.Run(fmt.Sprintf("kill %d", kill), func(t *testing.T) {
