@@ -8,8 +8,7 @@
 // every message may arrive more than once, with the same unique id, and
 // receivers drop repeats.
 //
-// Bodies hold passwords and tokens. They are stored as they are, in a database
-// that only the service reads, and are never logged.
+// Bodies hold passwords. The store seals them, and they are never logged.
 package outbox
 
 import (
