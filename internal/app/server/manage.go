@@ -2,27 +2,56 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/gotrove/gotrove/internal/keyring"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/telemetry"
 )
 
 // manageName is the program by which operators look after a cloud's Trove. Its
-// commands have the original's names and arguments.
+// commands have the original's names and arguments, beside our own.
 const manageName = "trove-manage"
 
 func manageCommand() *cobra.Command {
 	m := &manage{}
 	root := &cobra.Command{Use: manageName, Short: "Look after the database, the keys and the configuration"}
 	m.files.flags(root.PersistentFlags())
-	for _, group := range []func(*manage) []*cobra.Command{databaseCommands} {
+	for _, group := range []func(*manage) []*cobra.Command{databaseCommands, datastoreCommands, keyCommands, fileCommands, doctorCommands} {
 		root.AddCommand(group(m)...)
 	}
+	for _, c := range root.Commands() {
+		c.SilenceErrors, c.SilenceUsage = true, true
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd, err} })
 	return root
+}
+
+// usageError is a wrong command line.
+type usageError struct {
+	cmd *cobra.Command
+	err error
+}
+
+// Error tells what is wrong and what is right.
+func (e *usageError) Error() string { return fmt.Sprintf("%v; usage: %s", e.err, e.cmd.UseLine()) }
+
+// Unwrap gives what is wrong.
+func (e *usageError) Unwrap() error { return e.err }
+
+// arguments wants those of the command's Use line, one for each <name> in it.
+func arguments(cmd *cobra.Command, args []string) error {
+	want := strings.Count(cmd.Use, "<")
+	if err := cobra.ExactArgs(want)(cmd, args); err != nil {
+		return &usageError{cmd, err}
+	}
+	return nil
 }
 
 // manage is what the commands have in common.
@@ -53,6 +82,10 @@ func (m *manage) withStore(cmd *cobra.Command, f func(ctx context.Context, s *st
 	if err != nil {
 		return err
 	}
+	return m.onStore(cmd, c, nil, f)
+}
+
+func (m *manage) onStore(cmd *cobra.Command, c *Config, seal store.Sealer, f func(ctx context.Context, s *store.Store) error) error {
 	config, err := c.Database.config()
 	if err != nil {
 		return err
@@ -60,6 +93,9 @@ func (m *manage) withStore(cmd *cobra.Command, f func(ctx context.Context, s *st
 	if config.Log, err = m.log(cmd); err != nil {
 		return err
 	}
+	config.Sealer = seal
+	// Somebody waits for it.
+	config.Pool.Retries = min(max(config.Pool.Retries, 0), 1)
 	s, err := store.Open(cmd.Context(), config)
 	if err != nil {
 		return err
@@ -68,20 +104,39 @@ func (m *manage) withStore(cmd *cobra.Command, f func(ctx context.Context, s *st
 	return f(cmd.Context(), s)
 }
 
-func databaseCommands(m *manage) []*cobra.Command {
-	sync := &cobra.Command{Use: "db_sync", Args: cobra.NoArgs,
-		Short: "Bring the database's schema up to date; take over one of OpenStack Trove",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return m.withStore(cmd, func(ctx context.Context, s *store.Store) error {
-				if err := s.Migrate(ctx); err != nil {
-					return err
-				}
-				have, _, err := s.SchemaVersion(ctx)
-				if err == nil {
-					fmt.Fprintf(cmd.OutOrStdout(), "The database is at version %d of gotrove's schema.\n", have)
-				}
-				return err
-			})
-		}}
-	return []*cobra.Command{sync}
+// withKeys runs f on the database of record and the keys that it is sealed with.
+func (m *manage) withKeys(cmd *cobra.Command, f func(ctx context.Context, s *store.Store, keys *keyring.Ring) error) error {
+	c, err := m.config(cmd)
+	if err != nil {
+		return err
+	}
+	log, err := m.log(cmd)
+	if err != nil {
+		return err
+	}
+	k, err := c.Secure.keys(cmd.Context(), log)
+	if err != nil {
+		return err
+	}
+	var seal store.Sealer
+	if len(k.Master) > 0 {
+		seal = keyring.NewAtRest(k.Master...)
+	}
+	return m.onStore(cmd, c, seal, func(ctx context.Context, s *store.Store) error {
+		if err := s.CheckSchema(ctx); err != nil {
+			return err
+		}
+		ring, err := keyring.New(k, s, log, nil)
+		if err != nil {
+			return err
+		}
+		return f(ctx, s, ring)
+	})
+}
+
+// newKey makes a random key as text.
+func newKey() string {
+	var b [32]byte
+	rand.Read(b[:]) //nolint:errcheck // it never fails
+	return hex.EncodeToString(b[:])
 }

@@ -70,16 +70,25 @@ func (v *Validator) get(ctx context.Context, own login, token string) (identity.
 	}
 	for attempt := 0; ; attempt++ {
 		id, status, err := v.once(ctx, address, own.token, token)
-		if err == nil || attempt >= v.o.Retries || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
+		if err == nil || !again(ctx, attempt, v.o.Retries, err) {
 			return id, status, err
 		}
-		backoff := time.NewTimer(50*time.Millisecond<<min(attempt, 4) + rand.N(50*time.Millisecond))
-		select {
-		case <-backoff.C:
-		case <-ctx.Done():
-			backoff.Stop()
-			return id, status, err
-		}
+	}
+}
+
+// again waits before the next attempt; false if there is none: a Keystone that
+// does not answer in time is not asked more often for it.
+func again(ctx context.Context, attempt, most int, err error) bool {
+	if attempt >= most || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	backoff := time.NewTimer(50*time.Millisecond<<min(attempt, 4) + rand.N(50*time.Millisecond))
+	defer backoff.Stop()
+	select {
+	case <-backoff.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -141,7 +141,14 @@ func (s *service) login(ctx context.Context) (login, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
 	endpoint := &gophercloud.ServiceClient{ProviderClient: s.provider, Endpoint: s.base + "/"}
-	result := tokens.Create(ctx, endpoint, &s.auth)
+	var result tokens.CreateResult
+	for attempt := 0; ; attempt++ {
+		result = tokens.Create(ctx, endpoint, &s.auth)
+		if _, answered := errors.AsType[gophercloud.ErrUnexpectedResponseCode](result.Err); result.Err == nil || answered ||
+			!again(ctx, attempt, s.o.Retries, result.Err) {
+			break
+		}
+	}
 	token, err := result.ExtractToken()
 	if err != nil {
 		return login{}, s.explain(err)

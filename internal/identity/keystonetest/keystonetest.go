@@ -143,7 +143,9 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	defer out.Close()
 	c := exec.Command(uwsgi, "--plugin", "python3", "--http-socket", s.address(), "--wsgi-file", wsgi,
-		"--threads", "8", "--enable-threads", "--need-app", "--buffer-size", "65535", "--listen", "100", "--disable-logging")
+		"--threads", "8", "--enable-threads", "--need-app", "--buffer-size", "65535", "--listen", "100", "--disable-logging",
+		// uwsgi closes each connection; who is not told may use it once more.
+		"--add-header", "Connection: close")
 	if err := s.begin(c, out); err != nil {
 		return err
 	}
