@@ -106,6 +106,11 @@ func (s *Server) Restart(ctx context.Context, uniqueID string, r taskmanager.Ins
 	return s.accept(ctx, flow.KindRestart, r.InstanceID, uniqueID, flow.Restart{})
 }
 
+// RotateCredentials accepts a rotation of an agent's login and key.
+func (s *Server) RotateCredentials(ctx context.Context, uniqueID string, r taskmanager.Instance) error {
+	return s.accept(ctx, flow.KindRotate, r.InstanceID, uniqueID, flow.Rotate{})
+}
+
 func (s *Server) accept(ctx context.Context, kind, id, uniqueID string, state any) error {
 	ctx = telemetry.With(ctx, telemetry.InstanceID, id)
 	if id == "" || uniqueID == "" {

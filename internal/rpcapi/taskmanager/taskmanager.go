@@ -107,14 +107,18 @@ type Server interface {
 	CreateInstance(ctx context.Context, uniqueID string, r CreateInstance) error
 	DeleteInstance(ctx context.Context, uniqueID string, r Instance) error
 	Restart(ctx context.Context, uniqueID string, r Instance) error
+	// RotateCredentials is ours: login and key of the instance's agent are
+	// replaced.
+	RotateCredentials(ctx context.Context, uniqueID string, r Instance) error
 }
 
 // Handler serves s.
 func Handler(s Server) rpc.Handler {
 	return rpc.Router{Version: Version, Methods: map[string]rpc.Method{
-		"create_instance": bindID(s.CreateInstance),
-		"delete_instance": bindID(s.DeleteInstance),
-		"restart":         bindID(s.Restart),
+		"create_instance":    bindID(s.CreateInstance),
+		"delete_instance":    bindID(s.DeleteInstance),
+		"restart":            bindID(s.Restart),
+		"rotate_credentials": bindID(s.RotateCredentials),
 	}}
 }
 
@@ -146,6 +150,12 @@ func DeleteMessage(topic, instanceID string) rpc.Message {
 // RestartMessage makes the cast restart.
 func RestartMessage(topic, instanceID string) rpc.Message {
 	return instance(topic, "restart", instanceID)
+}
+
+// RotateMessage makes the cast rotate_credentials, which only our own task
+// manager knows.
+func RotateMessage(topic, instanceID string) rpc.Message {
+	return instance(topic, "rotate_credentials", instanceID)
 }
 
 func instance(topic, method, id string) rpc.Message {
