@@ -51,7 +51,8 @@ func (o original) openRequest(road Road, instance string, r *wire.Request) error
 		return ErrKey
 	}
 	var context map[string]json.RawMessage
-	if err := o.open(unquoted(r.Context[memberContext]), &context); err != nil || context == nil {
+	plain, err := o.open(unquoted(r.Context[memberContext]))
+	if err != nil || json.Unmarshal(plain, &context) != nil || context == nil {
 		return ErrKey
 	}
 	args := make(map[string]json.RawMessage, len(r.Args))
@@ -65,8 +66,8 @@ func (o original) openRequest(road Road, instance string, r *wire.Request) error
 			}
 			sealed = []byte(e.Entity)
 		}
-		var value json.RawMessage
-		if err := o.open(sealed, &value); err != nil {
+		value, err := o.open(sealed)
+		if err != nil {
 			return err
 		}
 		args[name] = value
@@ -76,12 +77,12 @@ func (o original) openRequest(road Road, instance string, r *wire.Request) error
 }
 
 // open decrypts JSON. That it is JSON is all that tells a wrong key.
-func (o original) open(sealed []byte, into any) error {
+func (o original) open(sealed []byte) (json.RawMessage, error) {
 	plain, err := o.cipher.Decrypt(sealed)
-	if err != nil || json.Unmarshal(plain, into) != nil {
-		return ErrKey
+	if err != nil || !json.Valid(plain) {
+		return nil, ErrKey
 	}
-	return nil
+	return plain, nil
 }
 
 func (o original) sealReply(Road, string, *wire.Request) rpc.ReplyCodec {
@@ -103,8 +104,8 @@ func (o original) openReply(Road, string, *wire.Request) rpc.ReplyCodec {
 		if r.Failure != nil {
 			return nil
 		}
-		var result json.RawMessage
-		if err := o.open(unquoted(r.Result), &result); err != nil {
+		result, err := o.open(unquoted(r.Result))
+		if err != nil {
 			return errReply
 		}
 		r.Result = result
