@@ -181,6 +181,11 @@ func (r *Region) BrokerURL(address string) string {
 	return "rabbit://" + rabbittest.AdminName + ":" + rabbittest.AdminPassword + "@" + address + "/"
 }
 
+// DatabaseAt is the URL of the database of record at another address.
+func (r *Region) DatabaseAt(address string) string {
+	return strings.Replace(r.DatabaseURL, r.Database.Addr(), address, 1)
+}
+
 // Manage runs trove-manage and returns what it printed; it must succeed.
 func (r *Region) Manage(args ...string) string {
 	r.TB.Helper()
