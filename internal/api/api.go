@@ -54,6 +54,7 @@ type Config struct {
 	StreamPoll      time.Duration // between looks for what another process wrote; 450 ms
 
 	TaskManagerTopic string // "taskmanager"
+	ServiceType      string // of this service in rules of application credentials; "database"
 }
 
 func (c Config) withDefaults() Config {
@@ -72,6 +73,7 @@ func (c Config) withDefaults() Config {
 	set(&c.StreamHeartbeat, 15*time.Second)
 	set(&c.StreamPoll, 450*time.Millisecond)
 	set(&c.TaskManagerTopic, taskmanager.Topic)
+	set(&c.ServiceType, "database")
 	quotas := trove.QuotaDelta{trove.ResourceInstances: 10, trove.ResourceRAM: trove.Unlimited,
 		trove.ResourceVolumes: 40, trove.ResourceBackups: 50}
 	maps.Copy(quotas, c.Quotas)

@@ -2,11 +2,13 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -221,7 +223,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, path string) {
 		s.writeError(w, r, errNoResource)
 		return
 	}
-	creds := policy.Creds{UserID: who.UserID, ProjectID: who.ProjectID, Roles: who.Roles}
+	creds := policy.Creds{UserID: who.UserID, ProjectID: who.ProjectID, Roles: who.Roles,
+		UserDomainID: who.UserDomainID, ProjectDomainID: who.ProjectDomainID, NotAdminProject: who.NotAdminProject}
 	creds.IsAdmin = s.policy.Admin(creds)
 	ctx := telemetry.With(r.Context(), telemetry.ProjectID, who.ProjectID, "user_id", who.UserID)
 	// The token stays here: the services behind have credentials of their own,
@@ -248,10 +251,14 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (identity.
 	token := r.Header.Get(headerToken)
 	if token != "" {
 		who, err := s.tokens.Validate(r.Context(), token)
-		if err == nil {
+		// The rules of an application credential are about the path as it was sent.
+		if err == nil && who.Permits(s.config.ServiceType, r.Method, r.URL.EscapedPath()) {
 			return who, true
 		}
-		if !trove.IsKind(err, trove.KindUnauthorized) && !trove.IsKind(err, trove.KindNotFound) {
+		if err != nil && !trove.IsKind(err, trove.KindUnauthorized) && !trove.IsKind(err, trove.KindNotFound) {
+			if away, ok := errors.AsType[*identity.Away](err); ok {
+				w.Header().Set("Retry-After", strconv.Itoa(int((away.Retry+time.Second-1)/time.Second)))
+			}
 			s.writeError(w, r, &trove.Error{Kind: trove.KindUnavailable, Err: err, // where it is, is for the log only
 				Message: "The identity service is not available.", Action: "Try again."})
 			return identity.Identity{}, false
