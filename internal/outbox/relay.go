@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"maps"
 	mathrand "math/rand/v2"
 	"slices"
 	"sync"
@@ -111,8 +112,18 @@ type result struct {
 	topic  string
 	more   bool // there may be more of it
 	failed bool
-	again  time.Duration // in which time it is worth another look, if it failed
+	again  time.Duration // in which time this process tries again, if it failed
 }
+
+// trouble is what this process had with a topic. It rests for longer than the rows
+// do: a process whose connection is in order has its turn in between.
+type trouble struct {
+	failures int // in a row
+	rest     time.Time
+}
+
+// forget is when trouble with a topic that does not come up any more is forgotten.
+const forget = 2 * maxRetry
 
 // Run publishes rows until ctx ends, gives back what it has claimed, and returns
 // nil. Rows of one topic about one instance are published first in the order
@@ -121,8 +132,8 @@ type result struct {
 func (r *Relay) Run(ctx context.Context) error {
 	written, stop := r.store.ServeOutbox(r.owner)
 	defer stop()
-	busy := map[string]bool{}    // topics being served; true: there is more
-	failures := map[string]int{} // of a topic in a row
+	busy := map[string]bool{} // topics being served; true: there is more
+	troubled := map[string]trouble{}
 	ended := make(chan result, publishers)
 	away := 0
 	for ctx.Err() == nil {
@@ -137,10 +148,9 @@ func (r *Relay) Run(ctx context.Context) error {
 		for _, topic := range topics {
 			if _, is := busy[topic]; is {
 				busy[topic] = true
-			} else if len(busy) < publishers {
+			} else if was := troubled[topic]; len(busy) < publishers && !time.Now().Before(was.rest) {
 				busy[topic] = false
-				n := failures[topic]
-				go func() { ended <- r.serve(ctx, topic, n) }()
+				go func() { ended <- r.serve(ctx, topic, was.failures) }()
 			}
 		}
 		next := time.Now().Add(wait)
@@ -153,17 +163,24 @@ func (r *Relay) Run(ctx context.Context) error {
 			case <-written:
 			case <-r.kick:
 			case <-r.opts.Connected:
+				clear(troubled)
 				r.Kick(time.Now().Add(-fresh))
 			case e := <-ended:
 				again = (busy[e.topic] || e.more) && !e.failed || len(busy) == publishers
 				delete(busy, e.topic)
-				if e.failed {
-					failures[e.topic]++
-					if soon := time.Now().Add(e.again); soon.Before(next) {
-						next = soon
-					}
-				} else {
-					delete(failures, e.topic)
+				if !e.failed {
+					delete(troubled, e.topic)
+					break
+				}
+				now := time.Now()
+				maps.DeleteFunc(troubled, func(_ string, was trouble) bool { return now.Sub(was.rest) > forget })
+				was := trouble{troubled[e.topic].failures + 1, now.Add(e.again)}
+				if was.failures > 1 {
+					was.rest = now.Add(max(e.again, 2*look))
+				}
+				troubled[e.topic] = was
+				if was.rest.Before(next) {
+					next = was.rest
 				}
 			}
 			t.Stop()
@@ -216,14 +233,14 @@ func (r *Relay) serve(ctx context.Context, topic string, failures int) result {
 		switch {
 		case row.Past:
 		case broken:
-			done = append(done, store.Sent{ID: row.ID, Again: retry})
+			done = append(done, store.Sent{ID: row.ID, Again: min(retry, look)})
 		case ctx.Err() != nil || time.Since(began) > row.Left-castTimeout:
 			done = append(done, store.Sent{ID: row.ID}) // claimed no longer than it takes to publish
 		default:
 			sent, err := r.publish(ctx, row)
 			if err != nil && ctx.Err() == nil {
 				r.failed(ctx, "publishing a message", err, attrs(row)...)
-				broken, sent.Again = true, retry
+				broken, sent.Again = true, min(retry, look)
 			}
 			done = append(done, sent)
 		}
