@@ -39,6 +39,7 @@ var testPeers = map[string][]string{
 	"internal/broker":     {"internal/rpc"},
 	"internal/telemetry":  {"internal/secret"},
 	"internal/guestlogin": {"internal/rpcapi"},
+	"internal/keyring":    {"internal/rpcapi"},
 }
 
 // forbidden keeps rooms apart whatever their layers say, however many imports
