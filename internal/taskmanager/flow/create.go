@@ -274,7 +274,7 @@ func (f *Flows) prepare(ctx context.Context, r *createRun) error {
 		return err
 	}
 	r.State.Casts++
-	r.State.LastCast, r.State.LastBy = f.opts.Clock().UTC(), f.process
+	r.State.LastCast, r.State.LastBy = r.Now(), f.process
 	return nil
 }
 
@@ -334,7 +334,7 @@ func (f *Flows) prepareAgain(ctx context.Context, inst *trove.Instance, r *creat
 	pause := f.opts.Recast << min(max(r.State.Casts-1, 0), 5)
 	switch {
 	case r.State.LastBy != f.process:
-	case f.opts.Clock().Sub(r.State.LastCast) < pause:
+	case r.Now().Sub(r.State.LastCast) < pause:
 		return nil
 	case inst.Service == trove.ServiceNew:
 		r.Report(ctx, fmt.Sprintf("the guest agent has not spoken for %s, asking it again", r.Elapsed().Round(time.Second)), nil)
@@ -382,7 +382,7 @@ func (f *Flows) serverFailed(ctx context.Context, s cloud.Server, r *createRun) 
 
 // engineFailed waits a moment for the agent to tell why it failed.
 func (f *Flows) engineFailed(ctx context.Context, inst *trove.Instance, r *createRun) work.Outcome {
-	now := f.opts.Clock().UTC()
+	now := r.Now()
 	if r.State.FailedAt.IsZero() {
 		r.State.FailedAt = now
 	}
