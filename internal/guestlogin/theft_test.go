@@ -204,6 +204,17 @@ func TestStolenLogin(t *testing.T) {
 				t.Errorf("%s: refused otherwise than expected: %v", what, err)
 			}
 		}
+		// What docs/operator/guest-logins.md says it still can.
+		err = w.attempt(thief, stolen, func(ch *amqp091.Channel) error {
+			if _, err := ch.QueueDeclarePassive(bobs, false, false, false, false, nil); err != nil {
+				return err
+			}
+			_, err := ch.QueuePurge(anns, false)
+			return err
+		})
+		if w.api != nil && err != nil {
+			t.Errorf("counting another's messages and emptying its own queue: %v", err)
+		}
 		for _, q := range victims {
 			left, err := setup.QueueDeclarePassive(q, false, false, false, false, nil)
 			if err != nil || left.Messages != 1 {
