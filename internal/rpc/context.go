@@ -1,11 +1,34 @@
 package rpc
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 
 	"github.com/gotrove/gotrove/internal/rpc/wire"
+	"github.com/gotrove/gotrove/internal/telemetry"
 )
+
+// maxLoggedID bounds an id of somebody else's in our log.
+const maxLoggedID = 128
+
+// Logged is ctx with c in it, for the messages sent with it, and with c's ids in
+// its log lines.
+func (c Context) Logged(ctx context.Context) context.Context {
+	ctx = WithContext(ctx, c)
+	var ids []any
+	for _, id := range [...]struct{ name, value string }{
+		{telemetry.RequestID, c.RequestID}, {telemetry.GlobalRequestID, c.GlobalRequestID}, {telemetry.ProjectID, c.ProjectID},
+	} {
+		if id.value != "" {
+			ids = append(ids, id.name, id.value[:min(len(id.value), maxLoggedID)])
+		}
+	}
+	if len(ids) == 0 {
+		return ctx
+	}
+	return telemetry.With(ctx, ids...)
+}
 
 // toWire gives the context as Python's services expect it: every key that
 // oslo.context writes, so that readers of any age find theirs.
@@ -35,7 +58,7 @@ func (c Context) toWire() (map[string]json.RawMessage, error) {
 		"show_deleted":      false,
 		"auth_token":        orNull(c.AuthToken),
 		"request_id":        orNull(c.RequestID),
-		"global_request_id": nil,
+		"global_request_id": orNull(c.GlobalRequestID),
 		"resource_uuid":     nil,
 		"roles":             roles,
 		"user_identity":     strings.Join([]string{dash(c.User), dash(c.ProjectID), "-", "-", "-"}, " "),
@@ -71,6 +94,7 @@ func contextFromWire(m map[string]json.RawMessage) Context {
 		return ""
 	}
 	c.RequestID = str("request_id")
+	c.GlobalRequestID = str("global_request_id")
 	c.User = str("user", "user_id")
 	c.ProjectID = str("project_id", "project", "tenant")
 	c.AuthToken = str("auth_token")

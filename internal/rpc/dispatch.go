@@ -30,7 +30,7 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 	}
 	call := r.MsgID != ""
 	id := keyOf(d.UserId, r.UniqueID)
-	ctx := WithContext(work, contextFromWire(r.Context))
+	ctx := contextFromWire(r.Context).Logged(work)
 	switch s.seen.begin(id) {
 	case stateDone:
 		if s.opt.Repeats && !call {

@@ -4,7 +4,7 @@
 //
 // The envelope codec is in wire, the connection in amqp. The package knows no
 // method of any service: those are in rpcapi. It must not import anything above
-// the standard library, package trove and the AMQP client.
+// the standard library, packages trove and telemetry, and the AMQP client.
 package rpc
 
 import (
@@ -76,7 +76,11 @@ func (f HandlerFunc) Handle(ctx context.Context, in *Incoming) (any, error) { re
 
 // Context is who asked, as every message carries it.
 type Context struct {
-	RequestID      string          `json:"request_id,omitempty"`
+	RequestID string `json:"request_id,omitempty"`
+	// GlobalRequestID is the id that the caller of the API gave, for who follows
+	// a request through several services.
+	GlobalRequestID string `json:"global_request_id,omitempty"`
+
 	User           string          `json:"user,omitempty"`
 	ProjectID      string          `json:"project_id,omitempty"`
 	IsAdmin        bool            `json:"is_admin"`

@@ -19,9 +19,10 @@ import (
 
 // Attribute names that every room uses alike.
 const (
-	RequestID  = "request_id"
-	ProjectID  = "project_id"
-	InstanceID = "instance_id"
+	RequestID       = "request_id"
+	GlobalRequestID = "global_request_id" // what the caller of the API calls it
+	ProjectID       = "project_id"
+	InstanceID      = "instance_id"
 )
 
 type key struct{}
