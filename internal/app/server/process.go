@@ -166,7 +166,7 @@ func (p *process) newAPI(c api.Cloud, tokens identity.Validator, rules *policy.E
 		PublicEndpoint: publicEndpoint, AuthURI: authURI, Region: p.c.Region,
 		TrustForwarded: p.c.TrustForwarded, CORSOrigins: p.c.CORSOrigins,
 		DefaultDatastore: p.c.DefaultDatastore, MaxVolumeSize: p.c.MaxVolumeSize, Quotas: p.c.limits(),
-		PageSize: p.c.PageSize, RatePerMinute: p.c.Rate, HeartbeatExpiry: p.c.HeartbeatExpiry,
+		PageSize: p.c.PageSize, RatePerMinute: p.c.Rate, HeartbeatExpiry: p.c.HeartbeatExpiry, ServiceType: p.c.Keystone.ServiceType,
 	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: c, Tokens: tokens, Policy: rules, Room: p.hasRoom, Keys: p.keys, Clock: p.clock, Log: p.log})
 }
 
