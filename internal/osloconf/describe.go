@@ -134,3 +134,27 @@ func wrap(text string, width int) (out []string) {
 	}
 	return append(out, line)
 }
+
+// Table writes options as tables of Markdown, one for each group.
+func Table(w io.Writer, options []Described) error {
+	b := bufio.NewWriter(w)
+	group := ""
+	cell := strings.NewReplacer("|", `\|`, "\n", " ")
+	for _, o := range options {
+		if o.Group != group {
+			group = o.Group
+			fmt.Fprintf(b, "\n### [%s]\n\n| option | default | |\n|---|---|---|\n", group)
+		}
+		def := cell.Replace(o.Default)
+		if def != "" {
+			def = "`" + def + "`"
+		}
+		text := o.Help
+		for _, old := range o.Deprecated {
+			text += " It was called " + fullName(old).String() + "."
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s (%s) |\n", o.Name, def, cell.Replace(text), o.Type)
+	}
+	fmt.Fprintln(b)
+	return b.Flush()
+}

@@ -296,3 +296,13 @@ func (s *Store) ConfigurationParameters(ctx context.Context, versionID string) (
 	})
 	return out, err
 }
+
+// RemoveConfigurationParameters forgets the parameters of a version, and tells
+// how many there were.
+func (s *Store) RemoveConfigurationParameters(ctx context.Context, versionID string) (n int64, err error) {
+	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
+		n, err = t.exec(ctx, "DELETE FROM datastore_configuration_parameters WHERE datastore_version_id = ?", versionID)
+		return err
+	})
+	return n, err
+}

@@ -6,6 +6,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -40,7 +41,8 @@ func Main(version string, args []string, out, errs io.Writer) int {
 	if action := trove.ActionOf(err); action != "" {
 		fmt.Fprintln(errs, "What to do:", action)
 	}
-	if strings.HasPrefix(err.Error(), "unknown ") {
+	var usage *usageError
+	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown ") {
 		return 2
 	}
 	return 1

@@ -1,46 +1,97 @@
 package server
 
 import (
+	"flag"
 	"os"
-	"reflect"
-	"regexp"
-	"slices"
 	"strings"
 	"testing"
+
+	"github.com/gotrove/gotrove/internal/osloconf"
 )
 
-// TestDocumented holds the operator's page to the options that there are.
-func TestDocumented(t *testing.T) {
-	text, err := os.ReadFile("../../../docs/operator/configuration.md")
+var update = flag.Bool("update", false, "write golden files")
+
+const (
+	optionsPage  = "../../../docs/operator/options.md"
+	optionsBegin = "<!-- services: written by go test ./internal/app/server -update -->\n"
+	optionsEnd   = "<!-- end of services -->\n"
+)
+
+// TestOptionsPage holds the operator's reference to the options that there are.
+func TestOptionsPage(t *testing.T) {
+	options, err := describedOptions()
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, found := strings.Cut(string(text), "\n## troved\n")
-	if !found {
-		t.Fatal("the page has no section for this program")
+	var b strings.Builder
+	if err := osloconf.Table(&b, options); err != nil {
+		t.Fatal(err)
 	}
-	section, _, _ = strings.Cut(section, "\n## ")
-	var told []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `\\[(\\w+)\\] (\\w+)` \\|([^|]*)\\|").FindAllStringSubmatch(section, -1) {
-		told = append(told, m[1]+"."+m[2]+" "+strings.TrimSpace(m[3]))
+	page, err := os.ReadFile(optionsPage)
+	if err != nil {
+		t.Fatal(err)
 	}
-	s := reflect.TypeFor[Config]()
-	for i := range s.NumField() {
-		option, _, _ := strings.Cut(s.Field(i).Tag.Get("conf"), ",")
-		if option == "" {
-			continue // a group with a page of its own
-		}
-		at := slices.IndexFunc(told, func(l string) bool { return strings.HasPrefix(l, option+" ") })
-		if at < 0 {
-			t.Errorf("option %s is not on the page", option)
-			continue
-		}
-		if d := s.Field(i).Tag.Get("default"); d != "" && strings.TrimPrefix(told[at], option+" ") != d {
-			t.Errorf("the page says %q, the default is %q", told[at], d)
-		}
-		told = slices.Delete(told, at, at+1)
+	before, rest, ok1 := strings.Cut(string(page), optionsBegin)
+	have, after, ok2 := strings.Cut(rest, optionsEnd)
+	if !ok1 || !ok2 {
+		t.Fatal("the page has lost the marks between which this is written")
 	}
-	if len(told) > 0 {
-		t.Errorf("the page has options that there are not: %q", told)
+	if have == b.String() {
+		return
+	}
+	if !*update {
+		t.Fatalf("%s is not what the structs say: go test ./internal/app/server -run TestOptionsPage -update", optionsPage)
+	}
+	if err := os.WriteFile(optionsPage, []byte(before+optionsBegin+b.String()+optionsEnd+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every option has a description, and every description an option.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	options, err := osloconf.Describe(newConfig(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts, idle := help(), noEffect()
+	for _, o := range options {
+		full := o.Group + "." + o.Name
+		if idle[full] == "" && o.Help == "" && texts[full] == "" {
+			t.Errorf("option %s has no description: give its field a tag help", full)
+		}
+		if o.Help != "" && texts[full] != "" {
+			t.Errorf("option %s is described twice", full)
+		}
+		delete(texts, full)
+	}
+	for full := range texts {
+		t.Errorf("there is no option %s to describe", full)
+	}
+}
+
+// What is said to have no effect is not an option that has one.
+func TestAccepted(t *testing.T) {
+	t.Parallel()
+	options, err := osloconf.Describe(newConfig(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, o := range options {
+		known[o.Group+"."+o.Name] = true
+	}
+	seen := map[string]bool{}
+	for _, a := range accepted {
+		for option := range strings.FieldsSeq(a.names) {
+			full := a.group + "." + option
+			if known[full] {
+				t.Errorf("%s is used, and said to have no effect", full)
+			}
+			if seen[full] {
+				t.Errorf("%s is there twice", full)
+			}
+			seen[full] = true
+		}
 	}
 }
