@@ -47,15 +47,35 @@ type Senders struct {
 
 // Server implements rpcapi/conductor.
 type Server struct {
-	store   Store
-	senders Senders
-	log     *slog.Logger
+	store    Store
+	senders  Senders
+	log      *slog.Logger
+	observer Observer
 }
+
+// Observer is told what became of each report. It must not wait.
+type Observer interface {
+	// Reported: applied, stale (not newer than the last), no_instance, failed,
+	// again (the database was away), or refused_ and why.
+	Reported(method, result string)
+}
+
+type noObserver struct{}
+
+func (noObserver) Reported(string, string) {}
 
 var _ conductor.Server = (*Server)(nil)
 
 // NewServer makes a Server.
-func NewServer(s Store, senders Senders, log *slog.Logger) *Server { return &Server{s, senders, log} }
+func NewServer(s Store, senders Senders, log *slog.Logger) *Server {
+	return &Server{s, senders, log, noObserver{}}
+}
+
+// Observed has o told of what s does from now on; before s is used.
+func (s *Server) Observed(o Observer) *Server {
+	s.observer = o
+	return s
+}
 
 const (
 	maxText  = 1 << 10 // of a message for people, in bytes
@@ -81,7 +101,10 @@ func (s *Server) Heartbeat(ctx context.Context, from conductor.Sender, h conduct
 	if err != nil {
 		return s.judge(ctx, "heartbeat", err)
 	}
-	if !applied {
+	if applied {
+		s.observer.Reported("heartbeat", "applied")
+	} else {
+		s.observer.Reported("heartbeat", "stale")
 		s.log.DebugContext(ctx, "a heartbeat was not newer than the last")
 	}
 	if st := h.Payload.Stage; st != nil {
@@ -140,25 +163,26 @@ func (s *Server) NotifyFailure(ctx context.Context, from conductor.Sender, f con
 // that may not is dropped; err is of KindUnavailable if that cannot be told now.
 func (s *Server) admit(ctx context.Context, method string, from conductor.Sender, instanceID string) (_ context.Context, ok bool, err error) {
 	ctx = telemetry.With(ctx, telemetry.InstanceID, clip(instanceID, 64))
-	drop := func(why string) (context.Context, bool, error) {
+	drop := func(result, why string) (context.Context, bool, error) {
+		s.observer.Reported(method, result)
 		s.log.WarnContext(ctx, why+": dropped", "method", method, "sender", from.Login, "sealed_by", clip(from.SealedBy, 64))
 		return ctx, false, nil
 	}
 	if instanceID == "" {
-		return drop("a message about no instance")
+		return drop("refused_no_id", "a message about no instance")
 	}
 	id, limited := s.senders.GuestOf(from.Login)
 	if from.Sealed {
 		switch {
 		case from.SealedBy != instanceID:
-			return drop("a message sealed by one guest spoke for another instance")
+			return drop("refused_seal", "a message sealed by one guest spoke for another instance")
 		case from.Login != "" && limited && id != instanceID:
-			return drop("a guest spoke for another instance")
+			return drop("refused_login", "a guest spoke for another instance")
 		}
 		return ctx, true, nil // a key says as much as a login
 	}
 	if limited && id != instanceID {
-		return drop("a guest spoke for another instance")
+		return drop("refused_login", "a guest spoke for another instance")
 	}
 	if s.senders.Keys == nil || s.senders.ControlPlane != nil && s.senders.ControlPlane(from.Login) {
 		return ctx, true, nil
@@ -167,7 +191,7 @@ func (s *Server) admit(ctx context.Context, method string, from conductor.Sender
 	case err != nil:
 		return ctx, false, s.judge(ctx, method, err)
 	case must:
-		return drop("a message in clear about an instance whose agent has a key")
+		return drop("refused_clear", "a message in clear about an instance whose agent has a key")
 	}
 	return ctx, true, nil
 }
@@ -179,11 +203,14 @@ func (s *Server) judge(ctx context.Context, method string, err error) error {
 	case err == nil:
 		return nil
 	case trove.IsKind(err, trove.KindNotFound):
+		s.observer.Reported(method, "no_instance")
 		s.log.InfoContext(ctx, "a message about an instance that is not there was dropped", "method", method)
 		return nil
 	case trove.IsKind(err, trove.KindUnavailable):
+		s.observer.Reported(method, "again")
 		return err
 	}
+	s.observer.Reported(method, "failed")
 	s.log.ErrorContext(ctx, "a message could not be written down", "method", method, "error", err)
 	return fmt.Errorf("%s: %w", method, err)
 }

@@ -66,8 +66,20 @@ type Options struct {
 	// (amqp.Conn.Connected), which may have been away and have forgotten what it
 	// had; nil: see Kick.
 	Connected <-chan struct{}
-	Log       *slog.Logger
+	// Observer is told of each attempt; nil: nobody.
+	Observer Observer
+	Log      *slog.Logger
 }
+
+// Observer is told what became of messages. It must not wait.
+type Observer interface {
+	// OutboxSent: published, repeated, failed, expired or damaged.
+	OutboxSent(outcome string)
+}
+
+type noObserver struct{}
+
+func (noObserver) OutboxSent(string) {}
 
 // Relay publishes what is in the outbox. Each process that writes to it runs
 // one, and any number of processes may: a row is claimed before it is published,
@@ -88,6 +100,9 @@ type Relay struct {
 func NewRelay(s Store, c rpc.Caller, o Options) *Relay {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Observer == nil {
+		o.Observer = noObserver{}
 	}
 	return &Relay{store: s, caller: c, opts: o, owner: rand.Text(), log: o.Log, kick: make(chan struct{}, 1)}
 }
@@ -263,6 +278,7 @@ func (r *Relay) serve(ctx context.Context, topic string, failures int) result {
 func (r *Relay) expire(ctx context.Context) error {
 	rows, err := r.store.ExpireOutbox(ctx)
 	for _, row := range rows {
+		r.opts.Observer.OutboxSent("expired")
 		r.log.WarnContext(ctx, "a message was given up: nobody acknowledged it in time", attrs(row)...)
 	}
 	return err
@@ -275,6 +291,7 @@ func (r *Relay) publish(ctx context.Context, row store.OutboxRow) (store.Sent, e
 	if err != nil {
 		// It will never be readable: it must keep neither its topic waiting nor
 		// whatever looks after its instance.
+		r.opts.Observer.OutboxSent("damaged")
 		r.log.ErrorContext(ctx, "a message cannot be read and is given up", append(attrs(row), "error", err)...)
 		_, err = r.store.RejectOutbox(ctx, row.ID, store.Rejection{Cause: "The request " + row.Method + " was damaged before it could be sent.",
 			Action: "Ask for it again; a lost creation can only be deleted."})
@@ -283,11 +300,18 @@ func (r *Relay) publish(ctx context.Context, row store.OutboxRow) (store.Sent, e
 	gone := r.opts.MixedTaskManagers && row.InstanceID == ""
 	// A confirm says nothing where no queue was there to take the message.
 	m.Mandatory = m.Mandatory || gone
-	ctx, cancel := context.WithTimeout(rpc.WithContext(ctx, rc), castTimeout)
+	ctx, cancel := context.WithTimeout(rc.Logged(ctx), castTimeout)
 	defer cancel()
 	if err := r.caller.Cast(ctx, m); err != nil {
+		r.opts.Observer.OutboxSent("failed")
 		return store.Sent{ID: row.ID}, err
 	}
+	if row.Attempts == 0 {
+		r.opts.Observer.OutboxSent("published")
+	} else {
+		r.opts.Observer.OutboxSent("repeated")
+	}
+	r.log.DebugContext(ctx, "a message was published", attrs(row)...)
 	return store.Sent{ID: row.ID, Published: true, Gone: gone, Again: backOff(firstRepeat, maxRepeat, row.Attempts)}, nil
 }
 

@@ -38,8 +38,9 @@ type ClientOptions struct {
 	// MaxBody bounds a request and a reply, in bytes; 0 is wire.DefaultMaxBody.
 	MaxBody int
 	// Seal seals requests and opens their replies; nil leaves them in clear.
-	Seal Sealer
-	Log  *slog.Logger
+	Seal     Sealer
+	Observer ClientObserver // nil: nobody
+	Log      *slog.Logger
 }
 
 // Client sends requests over a connection and waits for their replies on a
@@ -84,6 +85,9 @@ func NewClient(conn *amqp.Conn, opt ClientOptions) *Client {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	if c.opt.Observer == nil {
+		c.opt.Observer = noObserver{}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stop, c.stopped = cancel, ctx.Done()
 	c.begin = func() { c.running.Go(func() { c.takeReplies(ctx) }) }
@@ -100,6 +104,13 @@ func (c *Client) Close(ctx context.Context) error {
 
 // Cast implements Caller. Without a deadline in ctx it tries for a minute.
 func (c *Client) Cast(ctx context.Context, m Message) error {
+	began := time.Now()
+	err := c.cast(ctx, m)
+	c.opt.Observer.RPCCast(m.Method, outcomeOf(err), time.Since(began))
+	return err
+}
+
+func (c *Client) cast(ctx context.Context, m Message) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
@@ -121,6 +132,13 @@ func (c *Client) Cast(ctx context.Context, m Message) error {
 
 // Call implements Caller.
 func (c *Client) Call(ctx context.Context, m Message, result any) error {
+	began := time.Now()
+	err := c.call(ctx, m, result)
+	c.opt.Observer.RPCCalled(m.Method, outcomeOf(err), time.Since(began))
+	return err
+}
+
+func (c *Client) call(ctx context.Context, m Message, result any) error {
 	deadline, ok := ctx.Deadline()
 	switch {
 	case !ok:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
 
@@ -16,7 +17,7 @@ import (
 const pingMethod = "oslo_rpc_server_ping"
 
 // take handles one delivery to its end.
-func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
+func (s *Server) take(listen, work context.Context, d amqp091.Delivery, waited time.Duration) {
 	r, err := s.decode(d)
 	if err != nil {
 		s.log.WarnContext(listen, "rpc: request rejected", "error", err, "sender", d.UserId)
@@ -60,11 +61,11 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 	in := &Incoming{Method: r.Method, Version: r.Version, Namespace: r.Namespace, Args: r.Args,
 		UniqueID: r.UniqueID, Call: call, CallID: r.MsgID, Sender: d.UserId, Sealed: opened.Sealed, SealedBy: opened.Instance, SealedNext: opened.Next}
 	if call {
-		s.serveCall(listen, ctx, r, in, opened.Reply)
+		s.serveCall(listen, ctx, r, in, opened.Reply, waited)
 		s.seen.end(id, true)
 		return
 	}
-	_, err = s.handle(ctx, in)
+	_, err = s.handle(ctx, in, waited)
 	again := trove.IsKind(err, trove.KindUnavailable) || err != nil && work.Err() != nil
 	s.seen.end(id, err == nil) // one that failed is no duplicate if its sender tries again
 	switch {
@@ -78,9 +79,9 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery) {
 	s.acknowledged(d.Ack(false))
 }
 
-func (s *Server) serveCall(listen, ctx context.Context, r wire.Request, in *Incoming, seal ReplyCodec) {
+func (s *Server) serveCall(listen, ctx context.Context, r wire.Request, in *Incoming, seal ReplyCodec, waited time.Duration) {
 	stop := s.replies.heartbeat(listen, ctx, r)
-	result, err := s.handle(ctx, in)
+	result, err := s.handle(ctx, in, waited)
 	stop()
 	reply := wire.Reply{MsgID: r.MsgID, UniqueID: newID(), Ending: true}
 	if err == nil {
@@ -102,7 +103,11 @@ func (s *Server) serveCall(listen, ctx context.Context, r wire.Request, in *Inco
 }
 
 // handle calls the handler. One that panics fails its request, not the others.
-func (s *Server) handle(ctx context.Context, in *Incoming) (result any, err error) {
+func (s *Server) handle(ctx context.Context, in *Incoming, waited time.Duration) (result any, err error) {
+	began := time.Now()
+	defer func() {
+		s.opt.Observer.RPCHandled(s.opt.Topic, methodOf(in.Method, err), outcomeOf(err), waited, time.Since(began))
+	}()
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.ErrorContext(ctx, "rpc: handler panicked", "method", in.Method, "panic", p, "stack", string(debug.Stack()))

@@ -61,8 +61,15 @@ type ServerOptions struct {
 	// MaxBody bounds a request, in bytes; 0 is wire.DefaultMaxBody.
 	MaxBody int
 	// Open opens requests and seals their replies; nil takes them as they come.
-	Open Opener
-	Log  *slog.Logger
+	Open     Opener
+	Observer ServerObserver // nil: nobody
+	Log      *slog.Logger
+}
+
+// job is a request and when it came.
+type job struct {
+	amqp091.Delivery
+	came time.Time
 }
 
 // Server hands the requests of a topic to a Handler.
@@ -82,7 +89,7 @@ type Server struct {
 
 	// The workers outlive connections: one that is lost must not make all wait
 	// for the longest request that runs.
-	jobs    chan amqp091.Delivery
+	jobs    chan job
 	workers sync.WaitGroup
 	delayed sync.WaitGroup // casts that wait to be given back
 	settled sync.Once
@@ -110,18 +117,21 @@ func NewServer(conn *amqp.Conn, h Handler, opt ServerOptions) *Server {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
+	if opt.Observer == nil {
+		opt.Observer = noObserver{}
+	}
 	listen, stop := context.WithCancel(context.Background())
 	work, abort := context.WithCancel(context.Background())
 	s := &Server{
 		conn: conn, handler: h, opt: opt, log: opt.Log.With("topic", opt.Topic), seen: newSeen(seenIDs),
-		jobs: make(chan amqp091.Delivery),
+		jobs: make(chan job),
 		stop: stop, abort: abort, done: make(chan struct{}), ready: make(chan struct{}),
 	}
 	s.replies = newReplier(conn, opt, s.log)
 	for range opt.Workers {
 		s.workers.Go(func() {
-			for d := range s.jobs {
-				s.take(listen, work, d)
+			for j := range s.jobs {
+				s.take(listen, work, j.Delivery, time.Since(j.came))
 			}
 		})
 	}
@@ -294,11 +304,12 @@ func (l *listener) feed(listen context.Context, source <-chan amqp091.Delivery) 
 			if !ok {
 				return
 			}
+			came := time.Now()
 			if at, ok := d.Headers[offsetHeader].(int64); ok {
 				l.offset.Store(at + 1)
 			}
 			select {
-			case l.jobs <- d:
+			case l.jobs <- job{d, came}:
 			case <-listen.Done():
 				return
 			}

@@ -96,6 +96,7 @@ type Store struct {
 	walPath string
 
 	statements atomic.Uint64
+	retries    atomic.Uint64
 	closed     atomic.Bool
 
 	outboxHints hints
@@ -209,10 +210,21 @@ func (s *Store) Close() error {
 // Stats are counters since Open.
 type Stats struct {
 	Statements uint64 // SQL statements run, without BEGIN and COMMIT
+	Retries    uint64 // transactions begun anew
+	// Writer and Reader are the pools of connections. Reader is not set where
+	// one pool does both.
+	Writer, Reader sql.DBStats
+	TwoPools       bool
 }
 
 // Stats returns the counters.
-func (s *Store) Stats() Stats { return Stats{Statements: s.statements.Load()} }
+func (s *Store) Stats() Stats {
+	st := Stats{Statements: s.statements.Load(), Retries: s.retries.Load(), Writer: s.writer.Stats(), TwoPools: s.reader != s.writer}
+	if st.TwoPools {
+		st.Reader = s.reader.Stats()
+	}
+	return st
+}
 
 // now is the time for the original's columns: UTC, whole seconds.
 func (s *Store) now() time.Time { return s.clock().UTC().Truncate(time.Second) }

@@ -159,6 +159,9 @@ func (s *Store) tx(ctx context.Context, f func(ctx context.Context, t *tx) error
 		if v == lost {
 			gone++
 		}
+		if n > 0 {
+			s.retries.Add(1)
+		}
 		if err == nil || v == final || n == busyRetries || gone > lostRetries || !s.pause(ctx, n) {
 			if err != nil && unknown && v == lost {
 				return &trove.Error{Kind: trove.KindUnavailable, Err: err, Message: "The database was lost while it was told to keep a change: whether it did is not known.",

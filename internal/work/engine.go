@@ -54,7 +54,25 @@ type Options struct {
 	// does meanwhile; time.Now, whose times can.
 	Monotonic func() time.Time
 	Log       *slog.Logger // slog.Default()
+	Observer  Observer     // nil: nobody
 }
+
+// Observer is told of what was written down. It must not wait.
+type Observer interface {
+	// StepRan: a step ran once and ended as outcome says: next, done, nap, retry,
+	// fail, panic, or lost, stopped or cancelled if it was interrupted.
+	StepRan(kind, step, outcome string)
+	// StepEnded: a step is over (done, failed or cancelled), so long after it began.
+	StepEnded(kind, step, outcome string, took time.Duration)
+	// WorkEnded: a piece of work is over, so long after it was accepted.
+	WorkEnded(kind, outcome string, took time.Duration)
+}
+
+type noObserver struct{}
+
+func (noObserver) StepRan(string, string, string)                  {}
+func (noObserver) StepEnded(string, string, string, time.Duration) {}
+func (noObserver) WorkEnded(string, string, time.Duration)         {}
 
 // Backoff is a pause that doubles from First to Most, jittered by a quarter.
 type Backoff struct{ First, Most time.Duration }
@@ -102,6 +120,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if o.Observer == nil {
+		o.Observer = noObserver{}
 	}
 	return o
 }

@@ -519,3 +519,76 @@ func (w *things) list() []string {
 	defer w.mu.Unlock()
 	return slices.Clone(w.all)
 }
+
+// observed notes what an engine tells.
+type observed struct {
+	mu    sync.Mutex
+	lines []string
+	took  map[string]time.Duration
+}
+
+func (o *observed) note(took time.Duration, words ...string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	line := strings.Join(words, " ")
+	o.lines = append(o.lines, line)
+	if o.took == nil {
+		o.took = map[string]time.Duration{}
+	}
+	o.took[line] = took
+}
+
+func (o *observed) StepRan(kind, step, outcome string) { o.note(0, "ran", kind, step, outcome) }
+func (o *observed) StepEnded(kind, step, outcome string, took time.Duration) {
+	o.note(took, "step", kind, step, outcome)
+}
+func (o *observed) WorkEnded(kind, outcome string, took time.Duration) {
+	o.note(took, "work", kind, outcome)
+}
+
+// Each step is told once, with its waits in its time.
+func TestObserver(t *testing.T) {
+	t.Parallel()
+	s := worktest.Store(t)
+	var notes observed
+	options := quick()
+	options.Observer = &notes
+	naps := 0
+	e, _ := start(t, s, options, work.Flow[struct{}]{Kind: "walk", Steps: []work.Step[struct{}]{
+		{Name: "wait", Do: func(context.Context, *work.Run[struct{}]) work.Outcome {
+			if naps++; naps < 3 {
+				return work.Nap(20 * time.Millisecond)
+			}
+			return work.Next()
+		}, Undo: func(context.Context, *work.Run[struct{}]) work.Outcome { return work.Next() }},
+		{Name: "fall", Do: func(context.Context, *work.Run[struct{}]) work.Outcome {
+			return work.Fail(errors.New("there is a hole"))
+		}},
+	}})
+	accept(t, e, "walk", "i", "r", struct{}{})
+	operation(t, s, "i", finished)
+	want := []string{"ran walk wait nap", "ran walk wait nap", "ran walk wait next", "step walk wait done",
+		"ran walk fall fail", "step walk fall failed", "ran walk undo next", "step walk undo done", "work walk failed"}
+	deadline := time.After(worktest.Patience)
+	for {
+		notes.mu.Lock()
+		told := slices.Clone(notes.lines)
+		notes.mu.Unlock()
+		if len(told) >= len(want) {
+			break
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("told %q", told)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	notes.mu.Lock()
+	defer notes.mu.Unlock()
+	if !slices.Equal(notes.lines, want) {
+		t.Errorf("told %q, want %q", notes.lines, want)
+	}
+	if a, b, all := notes.took["step walk wait done"], notes.took["step walk fall failed"], notes.took["work walk failed"]; a < 40*time.Millisecond || b <= 0 || b > all-a || all < a {
+		t.Errorf("the steps took %s and %s, the work %s", a, b, all)
+	}
+}

@@ -28,6 +28,9 @@ type envelope struct {
 	Data json.RawMessage `json:"data"`
 	// Made are the entered steps that have an undo, in order.
 	Made []string `json:"made,omitempty"`
+	// Entered is when the step began, by the database's clock in Unix
+	// microseconds; 0 if the work began with it.
+	Entered int64 `json:"entered,omitempty"`
 	// Failure is set from the moment the flow is given up.
 	Failure *Failure `json:"failure,omitempty"`
 }
@@ -111,7 +114,7 @@ func (e *Engine) work(ctx context.Context, j *job) {
 	if err := json.Unmarshal(j.row.RPCContext, &rc); err != nil {
 		j.log.WarnContext(ctx, "the request context of a piece of work cannot be read", "error", err)
 	}
-	ctx = telemetry.With(rpc.WithContext(ctx, rc), telemetry.InstanceID, j.row.Subject, telemetry.RequestID, rc.RequestID)
+	ctx = telemetry.With(rc.Logged(ctx), telemetry.InstanceID, j.row.Subject)
 	if err := j.open(); err != nil {
 		j.giveUp(trove.OperationFailed, err)
 		if !j.save(ctx, update{}) {
@@ -150,7 +153,7 @@ func (j *job) turn(ctx context.Context) bool {
 	case j.row.Wish == store.WishCancel && !j.def.keepsOn:
 		cancelled := j.event(j.row.Step, trove.OperationCancelled)
 		j.giveUp(trove.OperationCancelled, trove.Errorf(trove.KindConflict, "cancelled"))
-		return j.save(ctx, update{events: append([]trove.OperationEvent{cancelled}, j.beginUndo()...)})
+		return j.save(ctx, update{enters: true, events: append([]trove.OperationEvent{cancelled}, j.beginUndo()...)})
 	case !j.def.has(j.row.Step):
 		return j.fail(ctx, trove.Errorf(trove.KindInternal, "this version of the program has no step %q of %s", j.row.Step, j.row.Kind))
 	}
@@ -159,6 +162,7 @@ func (j *job) turn(ctx context.Context) bool {
 		j.row.Deadline = j.now().Add(j.def.timeout)
 	}
 	out, interrupted := j.call(ctx, true, func(ctx context.Context) Outcome { return j.def.do(ctx, j, step) })
+	j.ran(ctx, step, out, interrupted)
 	switch {
 	case interrupted == errLost:
 		j.log.WarnContext(ctx, "lost a lease while a step ran", "step", step)
@@ -194,7 +198,7 @@ func (j *job) advance(ctx context.Context, out Outcome) bool {
 	}
 	j.row.Step = rest[0]
 	j.env.enter(j.def, rest[0])
-	return j.save(ctx, update{events: []trove.OperationEvent{done, j.event(rest[0], trove.OperationRunning)}})
+	return j.save(ctx, update{enters: true, events: []trove.OperationEvent{done, j.event(rest[0], trove.OperationRunning)}})
 }
 
 // pause releases the row until the step is due again. A pause too short to be
@@ -228,7 +232,7 @@ func (j *job) fail(ctx context.Context, err error) bool {
 	e := j.event(j.row.Step, trove.OperationFailed)
 	e.Cause, e.Action = err.Error(), trove.ActionOf(err)
 	j.giveUp(trove.OperationFailed, err)
-	return j.save(ctx, update{events: append([]trove.OperationEvent{e}, j.beginUndo()...)})
+	return j.save(ctx, update{enters: true, events: append([]trove.OperationEvent{e}, j.beginUndo()...)})
 }
 
 // beginUndo is the event that says that something will be undone, if so.
@@ -251,6 +255,7 @@ func (j *job) undo(ctx context.Context) bool {
 	out, interrupted := Next(), error(nil)
 	if j.def.undoes[step] && j.state != nil {
 		out, interrupted = j.call(ctx, false, func(ctx context.Context) Outcome { return j.def.undo(ctx, j, step) })
+		j.ran(ctx, undoing, out, interrupted)
 	}
 	late := !j.now().Before(j.row.Deadline)
 	switch {
@@ -357,6 +362,7 @@ func (j *job) call(ctx context.Context, heeds bool, f func(context.Context) Outc
 // update is what save writes beside the job's own fields.
 type update struct {
 	release  bool
+	enters   bool // the row enters another step
 	in       time.Duration
 	finished trove.OperationState
 	cause    string
@@ -377,6 +383,14 @@ func (j *job) save(ctx context.Context, u update) bool {
 			return false
 		}
 		j.env.Data = data
+	}
+	began := j.row.Created
+	if j.env.Entered != 0 {
+		began = time.UnixMicro(j.env.Entered)
+	}
+	now := j.now()
+	if u.enters {
+		j.env.Entered = now.UnixMicro()
 	}
 	raw, err := json.Marshal(j.env)
 	if err != nil {
@@ -399,8 +413,43 @@ func (j *job) save(ctx context.Context, u update) bool {
 	}
 	j.row.Version, j.row.Wakes, j.row.Wish = saved.Version, saved.Wakes, saved.Wish
 	j.until(asked)
+	for _, e := range u.events {
+		j.tell(ctx, e, now.Sub(began), now.Sub(j.row.Created))
+	}
 	return !u.release && u.finished == ""
 }
+
+// tell tells of an event that ends something: a step, so long after it began, or
+// the work, so long after it was accepted.
+func (j *job) tell(ctx context.Context, e trove.OperationEvent, step, all time.Duration) {
+	observer := j.engine.opts.Observer
+	switch {
+	case e.State == trove.OperationRunning:
+	case e.Step != "":
+		observer.StepEnded(e.Kind, e.Step, string(e.State), step)
+		j.log.DebugContext(ctx, "a step ended", "step", e.Step, "outcome", e.State, "seconds", step.Seconds())
+	default:
+		observer.WorkEnded(e.Kind, string(e.State), all)
+		j.log.InfoContext(ctx, "an operation ended", "outcome", e.State, "seconds", all.Round(time.Millisecond).Seconds())
+	}
+}
+
+// ran tells how a run of a step ended.
+func (j *job) ran(ctx context.Context, step string, out Outcome, interrupted error) {
+	outcome := outcomes[out.verb]
+	switch over := out.verb == verbNext || out.verb == verbDone; {
+	case interrupted == errLost:
+		outcome = "lost"
+	case over:
+	case ctx.Err() != nil:
+		outcome = "stopped"
+	case interrupted == errCancelled:
+		outcome = "cancelled"
+	}
+	j.engine.opts.Observer.StepRan(j.row.Kind, step, outcome)
+}
+
+var outcomes = [...]string{verbNext: "next", verbDone: "done", verbNap: "nap", verbRetry: "retry", verbFail: "fail", verbPanic: "panic"}
 
 // write saves u, again while the store is away, and tells when it asked for it.
 func (j *job) write(ctx context.Context, u store.WorkUpdate) (saved store.WorkSaved, asked time.Time, err error) {

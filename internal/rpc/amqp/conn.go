@@ -101,6 +101,7 @@ type Conn struct {
 	changed  chan struct{} // closed and replaced when session changes
 	watchers []chan struct{}
 	closed   bool
+	logins   uint64
 }
 
 // New checks cfg and starts to connect. It does not wait for the broker.
@@ -245,6 +246,7 @@ func (c *Conn) set(s *Session, err error, closed bool) {
 	close(c.changed)
 	c.changed = make(chan struct{})
 	if s != nil {
+		c.logins++
 		for _, w := range c.watchers {
 			signal(w)
 		}
@@ -270,6 +272,24 @@ func (c *Conn) Connected() <-chan struct{} {
 		signal(w)
 	}
 	return w
+}
+
+// State is what Conn.State tells.
+type State struct {
+	Connected bool
+	Blocked   bool   // the broker takes no messages
+	Logins    uint64 // since New; the first is no reconnect
+}
+
+// State tells how the connection is now.
+func (c *Conn) State() State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := State{Logins: c.logins}
+	if c.session != nil && !c.session.ended() {
+		s.Connected, s.Blocked = true, c.session.blocked.Load() != nil
+	}
+	return s
 }
 
 // Check tells, without waiting, whether messages can be published now. If not,

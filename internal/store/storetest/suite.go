@@ -53,6 +53,7 @@ func Run(t *testing.T, open Open) {
 		{"outbox claims", testOutboxClaims},
 		{"outbox of a dead process", testOutboxTakenOver},
 		{"outbox repeated", testOutboxRepeated},
+		{"backlog", testBacklog},
 		{"leases by name", testLeases},
 		{"outbox expiry", testOutboxExpiry},
 		{"outbox rejected", testReject},
