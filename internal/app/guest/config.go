@@ -14,31 +14,31 @@ import (
 // config is what an agent is told by the files that the control plane wrote for
 // it: the original's names where it has the option, group [gotrove] for ours.
 type config struct {
-	GuestID         string        `conf:"DEFAULT.guest_id"`
-	Manager         string        `conf:"DEFAULT.datastore_manager"`
-	Version         string        `conf:"DEFAULT.datastore_version"`
-	TenantID        string        `conf:"DEFAULT.tenant_id"`
-	TransportURL    secret.String `conf:"DEFAULT.transport_url"`
-	ControlExchange string        `conf:"DEFAULT.control_exchange" default:"openstack"`
-	ConductorQueue  string        `conf:"DEFAULT.conductor_queue"`
-	Debug           bool          `conf:"DEFAULT.debug" default:"false"`
-	RPCKey          secret.String `conf:"DEFAULT.instance_rpc_encr_key"` // empty: messages are not sealed
-	StateWait       time.Duration `conf:"DEFAULT.state_change_wait_time" default:"180"`
+	GuestID         string        `conf:"DEFAULT.guest_id" help:"The instance's id."`
+	Manager         string        `conf:"DEFAULT.datastore_manager" help:"Which engine: mariadb or postgresql."`
+	Version         string        `conf:"DEFAULT.datastore_version" help:"Its version."`
+	TenantID        string        `conf:"DEFAULT.tenant_id" help:"The project's id."`
+	TransportURL    secret.String `conf:"DEFAULT.transport_url" help:"The bus, with the agent's own login. A secret."`
+	ControlExchange string        `conf:"DEFAULT.control_exchange" default:"openstack" help:"Exchange on the bus."`
+	ConductorQueue  string        `conf:"DEFAULT.conductor_queue" help:"Where the agent reports to; trove-conductor if empty."`
+	Debug           bool          `conf:"DEFAULT.debug" default:"false" help:"Log more."`
+	RPCKey          secret.String `conf:"DEFAULT.instance_rpc_encr_key" help:"The instance's own key, with which messages are sealed; they are not if empty. A secret."`
+	StateWait       time.Duration `conf:"DEFAULT.state_change_wait_time" default:"180" help:"How long the engine may take to start."`
 
-	Runtime      string `conf:"gotrove.runtime" default:"process"`
-	DataDir      string `conf:"gotrove.data_dir"`  // the volume
-	StateDir     string `conf:"gotrove.state_dir"` // what the agent remembers
-	RunDir       string `conf:"gotrove.run_dir"`
-	LogDir       string `conf:"gotrove.log_dir"`
-	TemplateDir  string `conf:"gotrove.template_dir"`
-	BinDir       string `conf:"gotrove.bin_dir"`
-	Address      string `conf:"gotrove.address"`
-	Port         int    `conf:"gotrove.port" default:"0"`
-	MemoryMB     int    `conf:"gotrove.memory_mb" default:"512"`
-	VolumeSize   int64  `conf:"gotrove.volume_size" default:"0"` // GiB
-	StopOnExit   bool   `conf:"gotrove.stop_engine_on_exit" default:"false"`
-	ReplyBy      string `conf:"gotrove.reply_exchange"`
-	HealthPeriod int    `conf:"gotrove.health_interval" default:"5"` // seconds
+	Runtime      string `conf:"gotrove.runtime" default:"process" help:"How the engine is run; only process."`
+	DataDir      string `conf:"gotrove.data_dir" help:"The volume."`
+	StateDir     string `conf:"gotrove.state_dir" help:"What the agent remembers."`
+	RunDir       string `conf:"gotrove.run_dir" help:"Sockets and pid files."`
+	LogDir       string `conf:"gotrove.log_dir" help:"The engine's logs."`
+	TemplateDir  string `conf:"gotrove.template_dir" help:"Data directories to copy from; if empty, each is initialised."`
+	BinDir       string `conf:"gotrove.bin_dir" help:"The engine's programs; if empty, they are looked for."`
+	Address      string `conf:"gotrove.address" help:"The instance's address."`
+	Port         int    `conf:"gotrove.port" default:"0" help:"The engine's port; 0 is its standard one."`
+	MemoryMB     int    `conf:"gotrove.memory_mb" default:"512" help:"The flavor's memory, MiB."`
+	VolumeSize   int64  `conf:"gotrove.volume_size" default:"0" help:"The volume's size, GiB; 0 is not known."`
+	StopOnExit   bool   `conf:"gotrove.stop_engine_on_exit" default:"false" help:"Stop the engine with the agent."`
+	ReplyBy      string `conf:"gotrove.reply_exchange" help:"Topic exchange for the agent's answers; the default exchange if empty."`
+	HealthPeriod int    `conf:"gotrove.health_interval" default:"5" help:"Seconds between two looks at the engine."`
 }
 
 func loadConfig(src osloconf.Sources) (*config, []string, error) {

@@ -2,20 +2,14 @@ package server
 
 import (
 	"flag"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/gotrove/gotrove/internal/osloconf"
+	"github.com/gotrove/gotrove/internal/osloconf/osloconftest"
 )
 
 var update = flag.Bool("update", false, "write golden files")
-
-const (
-	optionsPage  = "../../../docs/operator/options.md"
-	optionsBegin = "<!-- services: written by go test ./internal/app/server -update -->\n"
-	optionsEnd   = "<!-- end of services -->\n"
-)
 
 // TestOptionsPage holds the operator's reference to the options that there are.
 func TestOptionsPage(t *testing.T) {
@@ -23,43 +17,19 @@ func TestOptionsPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var b strings.Builder
-	if err := osloconf.Table(&b, options); err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile(optionsPage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok1 := strings.Cut(string(page), optionsBegin)
-	have, after, ok2 := strings.Cut(rest, optionsEnd)
-	if !ok1 || !ok2 {
-		t.Fatal("the page has lost the marks between which this is written")
-	}
-	if have == b.String() {
-		return
-	}
-	if !*update {
-		t.Fatalf("%s is not what the structs say: go test ./internal/app/server -run TestOptionsPage -update", optionsPage)
-	}
-	if err := os.WriteFile(optionsPage, []byte(before+optionsBegin+b.String()+optionsEnd+after), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	osloconftest.Page(t, "../../../docs/operator/options.md", "services", options, *update)
 }
 
-// Every option has a description, and every description an option.
+// Every description is of an option, and there is one only.
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	options, err := osloconf.Describe(newConfig(false))
 	if err != nil {
 		t.Fatal(err)
 	}
-	texts, idle := help(), noEffect()
+	texts := help()
 	for _, o := range options {
 		full := o.Group + "." + o.Name
-		if idle[full] == "" && o.Help == "" && texts[full] == "" {
-			t.Errorf("option %s has no description: give its field a tag help", full)
-		}
 		if o.Help != "" && texts[full] != "" {
 			t.Errorf("option %s is described twice", full)
 		}
