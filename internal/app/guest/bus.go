@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -78,7 +79,16 @@ func (b *bus) open(used guestapi.Credentials, other *guestapi.Credentials) (*lin
 	if err != nil {
 		return nil, err
 	}
-	conn, err := amqp.New(amqp.Config{URL: url.Reveal(), Name: "trove-guestagent", Log: b.log})
+	options := b.c.Rabbit
+	config, err := options.Config(url.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	config.Name, config.Log = "trove-guestagent", b.log
+	if strings.HasPrefix(url.Reveal(), "rabbit+unix:") {
+		config.Retry = amqp.Retry{} // a broker of this machine is soon back
+	}
+	conn, err := amqp.New(config)
 	if err != nil {
 		return nil, err
 	}

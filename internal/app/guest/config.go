@@ -6,6 +6,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/osloconf"
+	"github.com/gotrove/gotrove/internal/rpc/amqp"
 	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
 	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/trove"
@@ -23,6 +24,7 @@ type config struct {
 	ConductorQueue  string        `conf:"DEFAULT.conductor_queue" help:"Where the agent reports to; trove-conductor if empty."`
 	Debug           bool          `conf:"DEFAULT.debug" default:"false" help:"Log more."`
 	RPCKey          secret.String `conf:"DEFAULT.instance_rpc_encr_key" help:"The instance's own key, with which messages are sealed; they are not if empty. A secret."`
+	Rabbit          amqp.Options
 	StateWait       time.Duration `conf:"DEFAULT.state_change_wait_time" default:"180" help:"How long the engine may take to start."`
 
 	Runtime      string `conf:"gotrove.runtime" default:"process" help:"How the engine is run; only process."`
@@ -43,6 +45,7 @@ type config struct {
 
 func loadConfig(src osloconf.Sources) (*config, []string, error) {
 	c := &config{ConductorQueue: conductor.Topic}
+	src.NoEffect = noEffect()
 	warnings, err := osloconf.Load(src, c)
 	if err != nil {
 		return nil, nil, err
