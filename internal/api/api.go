@@ -16,6 +16,7 @@ import (
 	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
 	"github.com/gotrove/gotrove/internal/store"
+	"github.com/gotrove/gotrove/internal/telemetry/health"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -147,8 +148,8 @@ type TokenValidator interface {
 	Validate(ctx context.Context, token string) (identity.Identity, error)
 }
 
-// Deps are what the API works with. All are needed but Room, Policy, Log and
-// Clock.
+// Deps are what the API works with. Store, Guest, Cloud and Tokens are
+// needed.
 type Deps struct {
 	Store  Store
 	Guest  Guest
@@ -160,8 +161,12 @@ type Deps struct {
 	// Keys makes the RPC keys of new instances; nil: they have none.
 	Keys   Keys
 	Policy *policy.Enforcer // nil: the defaults
-	Log    *slog.Logger     // nil: slog.Default
-	Clock  func() time.Time // nil: time.Now
+	// Health answers GET /healthcheck; nil: it tells whether the database answers.
+	Health   http.Handler
+	Observer Observer         // nil: nobody
+	Audit    *slog.Logger     // gets a line for each call that changes something; nil: Log
+	Log      *slog.Logger     // nil: slog.Default
+	Clock    func() time.Time // nil: time.Now
 }
 
 // Keys makes keys that messages of an instance are sealed with.
@@ -186,6 +191,9 @@ type Server struct {
 	keys      Keys
 	policy    *policy.Enforcer
 	schemas   *schema.Set
+	health    http.Handler
+	observer  Observer
+	auditLog  *slog.Logger
 	log       *slog.Logger
 	clock     func() time.Time
 	challenge string // WWW-Authenticate
@@ -230,6 +238,18 @@ func New(c Config, deps Deps) (*Server, error) {
 	}
 	if s.clock == nil {
 		s.clock = time.Now
+	}
+	if s.auditLog = deps.Audit; s.auditLog == nil {
+		s.auditLog = s.log
+	}
+	if s.observer = deps.Observer; s.observer == nil {
+		s.observer = noObserver{}
+	}
+	if s.health = deps.Health; s.health == nil {
+		checker := health.New(s.clock, s.log)
+		checker.Add(health.Check{Name: "database", Say: "The database does not answer.", Probe: s.store.Ping})
+		checker.Started()
+		s.health = checker.Handler(false)
 	}
 	s.router = newRouter(s.table())
 	s.handler = s.pipeline()

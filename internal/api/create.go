@@ -88,6 +88,7 @@ func (s *Server) createInstance(q *request) (response, error) {
 	if err != nil {
 		return response{}, err
 	}
+	q.trail.made = inst.ID
 	s.log.InfoContext(ctx, "instance accepted", "instance_id", inst.ID, "datastore", version.DatastoreName,
 		"version", version.Number, "flavor", flavor.ID)
 	return ok(map[string]view.Instance{"instance": q.viewer().InstanceDetail(inst)})

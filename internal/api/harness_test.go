@@ -26,6 +26,7 @@ import (
 	"github.com/gotrove/gotrove/internal/rpcapi"
 	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/store"
+	"github.com/gotrove/gotrove/internal/telemetry"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -224,6 +225,7 @@ type harness struct {
 	tokens *tokens
 	clock  *clock
 	logs   *logs
+	audit  *logs
 	path   string // the database's file
 }
 
@@ -255,7 +257,7 @@ const (
 func newHarness(t *testing.T, configure ...func(*api.Config)) *harness {
 	t.Helper()
 	h := &harness{
-		t: t, clock: &clock{t: start}, tokens: &tokens{}, logs: &logs{}, path: filepath.Join(t.TempDir(), "trove.sqlite"),
+		t: t, clock: &clock{t: start}, tokens: &tokens{}, logs: &logs{}, audit: &logs{}, path: filepath.Join(t.TempDir(), "trove.sqlite"),
 		guest: &guests{users: map[string]*rpcapi.User{}},
 		cloud: &fakeCloud{flavors: []trove.Flavor{
 			{ID: "1", Name: "m1.tiny", RAM: 512, VCPUs: 1, Disk: 1},
@@ -289,8 +291,12 @@ func newHarness(t *testing.T, configure ...func(*api.Config)) *harness {
 	for _, f := range configure {
 		f(&config)
 	}
+	audit, err := telemetry.NewLogger(h.audit, telemetry.Options{Format: "json"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	h.server, err = api.New(config, api.Deps{Store: h.store, Guest: h.guest, Cloud: h.cloud, Tokens: h.tokens, Clock: h.clock.now,
-		Log: h.log()})
+		Log: h.log(), Audit: audit})
 	if err != nil {
 		t.Fatal(err)
 	}

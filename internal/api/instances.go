@@ -150,6 +150,10 @@ func inCluster(i *trove.Instance) error {
 func (s *Server) actOnInstance(q *request) (response, error) {
 	for name := range q.body {
 		switch name {
+		case "restart", "reset_status", "resize", "promote_to_replica_source", "eject_replica_source":
+			q.trail.action = name
+		}
+		switch name {
 		case "restart":
 			return s.restart(q)
 		case "reset_status":

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -72,19 +71,19 @@ func (s *Server) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := "req-" + trove.NewID()
 		w.Header().Set(headerRequestID, id)
-		ctx := telemetry.With(r.Context(), telemetry.RequestID, id)
+		c := rpc.Context{RequestID: id}
 		if global := r.Header.Get(headerRequestID); requestIDPattern.MatchString(global) {
-			ctx = telemetry.With(ctx, "global_request_id", global)
+			c.GlobalRequestID = global
 		}
-		ctx = rpc.WithContext(ctx, rpc.Context{RequestID: id})
-		next.ServeHTTP(w, r.WithContext(ctx))
+		next.ServeHTTP(w, r.WithContext(c.Logged(r.Context())))
 	})
 }
 
-// recorder notes the status for the log.
+// recorder notes the status, and what else is to be told of the request.
 type recorder struct {
 	http.ResponseWriter
 	status int
+	trail  trail
 }
 
 func (w *recorder) WriteHeader(status int) {
@@ -107,26 +106,42 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // observe logs the request, and turns a panic into a fault.
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		started := s.clock()
+		started := time.Now()
 		rec := &recorder{ResponseWriter: w}
 		defer func() {
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler {
+					s.tell(r, rec, time.Since(started))
 					panic(p)
 				}
 				s.log.ErrorContext(r.Context(), "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				if rec.status != 0 {
 					// The answer has begun: only cutting the connection tells
 					// that it is not whole.
+					s.tell(r, rec, time.Since(started))
 					panic(http.ErrAbortHandler)
 				}
 				s.writeInternal(rec, r, fmt.Errorf("panic: %v", p))
 			}
-			s.log.InfoContext(r.Context(), "request", "method", r.Method, "path", r.URL.Path, "status", rec.status,
-				"seconds", s.clock().Sub(started).Round(time.Microsecond).Seconds())
+			s.tell(r, rec, time.Since(started))
 		}()
 		next.ServeHTTP(rec, r)
 	})
+}
+
+// tell tells the log, the audit and the observer of a request that is answered.
+func (s *Server) tell(r *http.Request, rec *recorder, took time.Duration) {
+	ctx := r.Context()
+	if p := rec.trail.who.ProjectID; p != "" {
+		ctx = telemetry.With(ctx, telemetry.ProjectID, p)
+	}
+	s.log.InfoContext(ctx, "request", "method", r.Method, "path", r.URL.Path, "status", rec.status,
+		"seconds", took.Round(time.Microsecond).Seconds())
+	s.audit(r, rec, took)
+	if rec.trail.stream {
+		took = 0
+	}
+	s.observer.HTTPAnswered(rec.trail.label(), r.Method, rec.status, took)
 }
 
 var (
@@ -138,7 +153,8 @@ var (
 func (s *Server) mount(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.EscapedPath()
 	if path == "/healthcheck" && r.Method == http.MethodGet {
-		s.healthcheck(w, r)
+		trailOf(w).name = path
+		s.health.ServeHTTP(w, r)
 		return
 	}
 	if !versionSegment.MatchString(path) {
@@ -157,6 +173,7 @@ func (s *Server) mount(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if path == "/" && r.Method == http.MethodGet {
+		trailOf(w).name = path
 		writeJSON(w, http.StatusOK, view.Versions(s.base(r)))
 		return
 	}
@@ -184,31 +201,17 @@ func (s *Server) host(r *http.Request) string {
 	return r.Host
 }
 
-// healthTimeout is less than a load balancer waits.
-const healthTimeout = 5 * time.Second
-
-func (s *Server) healthcheck(w http.ResponseWriter, r *http.Request) {
-	type health struct {
-		Detailed bool     `json:"detailed"`
-		Reasons  []string `json:"reasons"`
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
-	defer cancel()
-	if err := s.store.Ping(ctx); err != nil {
-		s.log.ErrorContext(r.Context(), "health check failed", "error", rootError(err))
-		writeJSON(w, http.StatusServiceUnavailable, health{Reasons: []string{"The database does not answer."}})
-		return
-	}
-	writeJSON(w, http.StatusOK, health{Reasons: []string{"OK"}})
-}
-
 // serve answers a request for version 1.0; path is what follows "/v1.0".
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, path string) {
+	trail := trailOf(w)
+	project, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	route := s.router.match(r, rest)
+	trail.call, trail.route = true, route
 	who, ok := s.authenticate(w, r)
 	if !ok {
 		return
 	}
-	project, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	trail.who = who
 	if !strings.HasPrefix(path, "/") || rest == "" || who.ProjectID == "" || unescape(project) != who.ProjectID {
 		s.writeError(w, r, trove.Errorf(trove.KindForbidden,
 			"Access was denied to this resource. User with tenant id %s cannot access this resource.", who.ProjectID))
@@ -218,7 +221,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, path string) {
 		s.writeError(w, r, err)
 		return
 	}
-	route := s.router.match(r, rest)
 	if route == nil {
 		s.writeError(w, r, errNoResource)
 		return
@@ -226,19 +228,18 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, path string) {
 	creds := policy.Creds{UserID: who.UserID, ProjectID: who.ProjectID, Roles: who.Roles,
 		UserDomainID: who.UserDomainID, ProjectDomainID: who.ProjectDomainID, NotAdminProject: who.NotAdminProject}
 	creds.IsAdmin = s.policy.Admin(creds)
-	ctx := telemetry.With(r.Context(), telemetry.ProjectID, who.ProjectID, "user_id", who.UserID)
 	// The token stays here: the services behind have credentials of their own,
 	// and a message is kept on disk until it is handled.
-	ctx = rpc.WithContext(ctx, rpc.Context{
-		RequestID: rpc.ContextFrom(ctx).RequestID, User: who.UserID, ProjectID: who.ProjectID,
-		IsAdmin: creds.IsAdmin, Roles: who.Roles,
-	})
-	q := &request{Request: r.WithContext(ctx), creds: creds, server: s, route: route}
+	c := rpc.ContextFrom(r.Context())
+	c.User, c.ProjectID, c.IsAdmin, c.Roles = who.UserID, who.ProjectID, creds.IsAdmin, who.Roles
+	ctx := telemetry.With(c.Logged(r.Context()), "user_id", who.UserID)
+	q := &request{Request: r.WithContext(ctx), creds: creds, server: s, route: route, trail: trail}
 	res, err := s.run(w, q)
 	switch {
 	case err != nil:
 		s.writeError(w, q.Request, err)
 	case res.stream != nil:
+		trail.stream = true
 		res.stream(w)
 	default:
 		writeJSON(w, res.status, res.body)

@@ -27,6 +27,7 @@ type request struct {
 	route    *route
 	body     object          // nil if the route takes none
 	instance *trove.Instance // of routes below instances/{id}
+	trail    *trail
 }
 
 // response is what a handler answers with.
@@ -90,7 +91,11 @@ func (q *request) enforce(rule, owner string) error {
 	if rule == "" {
 		return nil
 	}
-	return q.server.policy.Enforce(rule, q.creds, policy.Owned(owner))
+	err := q.server.policy.Enforce(rule, q.creds, policy.Owned(owner))
+	if err != nil {
+		q.server.observer.PolicyDenied(rule)
+	}
+	return err
 }
 
 // loadInstance finds the instance that the path names. To those who may not see
