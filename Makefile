@@ -13,7 +13,7 @@ FUZZ_TIME := 20s
 export CGO_ENABLED ?= 0
 export GOTOOLCHAIN := local
 
-.PHONY: help build test test-short lint fuzz bench demo demo-stop demo-clean
+.PHONY: help build test test-short chaos lint fuzz bench demo demo-stop demo-clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +28,10 @@ test: build ## run every test, installing what they need
 	@# Not from the cache: it does not see the programs that a test starts.
 	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./...
 	CGO_ENABLED=1 $(GO) test -count=1 -race -short -timeout $(TEST_TIMEOUT) ./internal/...
+
+chaos: build ## break everything in turn under 100 instances, on both databases: 30 min, 16 GiB
+	@scripts/install engines test
+	GOTROVE_CHAOS=full $(GO) test -count=1 -v -timeout 90m ./test/chaos
 
 test-short: ## run the tests that need nothing but Go
 	$(GO) test -short ./...

@@ -70,7 +70,7 @@ func (n *Namespace) Link(tb testing.TB, target string) (address string, link *Li
 		}
 	}
 	// The interfaces go with the namespace.
-	f, err := forward(prefix+"1:0", target)
+	f, err := forward(prefix+"1:0", target, func(to, from net.Conn) { _, _ = io.Copy(to, from) })
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -94,21 +94,22 @@ func ip(args ...string) error {
 	return nil
 }
 
-// forwarder passes connections on as they are.
+// forwarder passes connections on.
 type forwarder struct {
 	listener net.Listener
 	target   string
+	copy     func(to, from net.Conn)
 	running  sync.WaitGroup
 	mu       sync.Mutex
 	conns    map[net.Conn]bool // nil: closed
 }
 
-func forward(address, target string) (*forwarder, error) {
+func forward(address, target string, copied func(to, from net.Conn)) (*forwarder, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	f := &forwarder{listener: l, target: target, conns: map[net.Conn]bool{}}
+	f := &forwarder{listener: l, target: target, copy: copied, conns: map[net.Conn]bool{}}
 	f.running.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -133,7 +134,7 @@ func (f *forwarder) pass(a net.Conn) {
 	var both sync.WaitGroup
 	for _, p := range [][2]net.Conn{{a, b}, {b, a}} {
 		both.Go(func() {
-			_, _ = io.Copy(p[0], p[1])
+			f.copy(p[0], p[1])
 			a.Close()
 			b.Close()
 		})

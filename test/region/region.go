@@ -186,6 +186,17 @@ func (r *Region) DatabaseAt(address string) string {
 	return strings.Replace(r.DatabaseURL, r.Database.Addr(), address, 1)
 }
 
+// Run is a part of a test that has the region for itself: what fails there fails
+// the part.
+func (r *Region) Run(t *testing.T, name string, part func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) {
+		whole := r.TB
+		r.TB = t
+		defer func() { r.TB = whole }()
+		part(t)
+	})
+}
+
 // Manage runs trove-manage and returns what it printed; it must succeed.
 func (r *Region) Manage(args ...string) string {
 	r.TB.Helper()

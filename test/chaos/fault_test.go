@@ -1,0 +1,160 @@
+package chaos
+
+import (
+	"context"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/gotrove/gotrove/test/region"
+)
+
+// fault is a way to break a world, and to mend it.
+type fault struct {
+	name string
+	do   func() error
+}
+
+// faults are all ways to break a world, in the order in which they are tried.
+func (w *world) faults() []fault {
+	var out []fault
+	for _, s := range w.Services() {
+		out = append(out, w.killed(s))
+	}
+	out = append(out, w.brokerKilled(), w.databaseKilled())
+	if full {
+		out = append(out, w.cut("a conductor", w.toConductor), w.cut("a task manager and its guests", valve{w.toTaskMan}), w.cut("an API", valve{w.toAPI}))
+	} else {
+		out = append(out, w.cut("one of each service", links{w.toConductor, valve{w.toTaskMan}, valve{w.toAPI}}))
+	}
+	return append(out, w.keystoneAway(), w.frozen(w.taskmanager), w.clockJumps())
+}
+
+// some are a few of them.
+func (w *world) some() []fault {
+	return []fault{w.killed(w.taskmanager), w.brokerKilled(), w.killed(w.apis[0]), w.databaseKilled()}
+}
+
+func (w *world) killed(s *region.Service) fault {
+	return fault{"kill " + s.Name, func() error {
+		s.Kill()
+		last(w.size.away)
+		return s.Start()
+	}}
+}
+
+// frozen is a process that does nothing for longer than its leases are, and
+// then goes on as if nothing had been.
+func (w *world) frozen(s *region.Service) fault {
+	return fault{"freeze " + s.Name, func() error {
+		s.Signal(syscall.SIGSTOP)
+		last(w.size.cut)
+		s.Signal(syscall.SIGCONT)
+		return nil
+	}}
+}
+
+// brokerKilled has the broker forget its transient queues, and what was
+// confirmed in them.
+func (w *world) brokerKilled() fault {
+	return fault{"kill the broker", func() error {
+		w.Broker.Stop()
+		return within(w.Broker.Start)
+	}}
+}
+
+func (w *world) databaseKilled() fault {
+	return fault{"kill the database", func() error {
+		w.Database.Kill()
+		last(w.size.away)
+		return within(w.Database.Start)
+	}}
+}
+
+// keystoneAway leaves the APIs to the tokens that they know.
+func (w *world) keystoneAway() fault {
+	return fault{"kill Keystone", func() error {
+		demo := w.Demo()
+		for _, api := range w.apis {
+			region.Must(w.t, func() error { return served(demo, api) })
+		}
+		w.Keystone.Stop()
+		last(w.size.away)
+		for _, api := range w.apis {
+			if err := served(demo, api); err != nil {
+				w.t.Errorf("%s without Keystone: %v", api.Name, err)
+			}
+		}
+		return within(w.Keystone.Start)
+	}}
+}
+
+// clockJumps moves the clock of a task manager five minutes, there and back
+// again the next time.
+func (w *world) clockJumps() fault {
+	return fault{"a clock jumps", func() error {
+		if w.clockAhead.Load() == 0 {
+			w.clockAhead.Store(int64(5 * time.Minute))
+		} else {
+			w.clockAhead.Store(0)
+		}
+		return nil
+	}}
+}
+
+// link is a way that can be cut.
+type link interface {
+	Cut() error
+	Mend() error
+}
+
+func (w *world) cut(whom string, l link) fault {
+	return fault{"cut " + whom + " off the broker", func() error {
+		if err := l.Cut(); err != nil {
+			return err
+		}
+		last(w.size.cut)
+		return l.Mend()
+	}}
+}
+
+type valve struct{ *region.Valve }
+
+func (v valve) Cut() error  { v.Shut(); return nil }
+func (v valve) Mend() error { v.Open(); return nil }
+
+// links are several as one.
+type links []link
+
+func (l links) Cut() error  { return l.each(link.Cut) }
+func (l links) Mend() error { return l.each(link.Mend) }
+
+func (l links) each(f func(link) error) error {
+	for _, one := range l {
+		if err := f(one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// served is whether an API lists instances.
+func served(c *region.Client, api *region.Service) error {
+	a, err := c.Do(api, http.MethodGet, "instances?limit=1", nil)
+	if err == nil && a.Code != http.StatusOK {
+		err = unexpected(a)
+	}
+	return err
+}
+
+// last is how long a fault does: that is the point of it.
+func last(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // see above
+}
+
+// within gives a start its deadline.
+func within(start func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), region.Patience)
+	defer cancel()
+	return start(ctx)
+}
