@@ -20,7 +20,7 @@ import (
 
 // Store is what the conductor needs of the store.
 type Store interface {
-	Heartbeat(ctx context.Context, id string, b store.Beat) (applied bool, err error)
+	Heartbeats(ctx context.Context, beats []store.InstanceBeat) []store.BeatResult
 	RecordStage(ctx context.Context, instanceID, message string, p *trove.Progress) error
 	SetRoot(ctx context.Context, instanceID, user string, enabled bool) error
 	RootHistory(ctx context.Context, instanceID string) (trove.RootHistory, error)
@@ -48,6 +48,7 @@ type Senders struct {
 // Server implements rpcapi/conductor.
 type Server struct {
 	store    Store
+	beats    group
 	senders  Senders
 	log      *slog.Logger
 	observer Observer
@@ -68,7 +69,7 @@ var _ conductor.Server = (*Server)(nil)
 
 // NewServer makes a Server.
 func NewServer(s Store, senders Senders, log *slog.Logger) *Server {
-	return &Server{s, senders, log, noObserver{}}
+	return &Server{store: s, beats: group{write: s.Heartbeats}, senders: senders, log: log, observer: noObserver{}}
 }
 
 // Observed has o told of what s does from now on; before s is used.
@@ -97,7 +98,7 @@ func (s *Server) Heartbeat(ctx context.Context, from conductor.Sender, h conduct
 			s.log.WarnContext(ctx, "an agent reports a status that there is not", "service_status", clip(d, 64))
 		}
 	}
-	applied, err := s.store.Heartbeat(ctx, h.InstanceID, beat)
+	applied, err := s.beats.add(ctx, store.InstanceBeat{InstanceID: h.InstanceID, Beat: beat})
 	if err != nil {
 		return s.judge(ctx, "heartbeat", err)
 	}

@@ -31,9 +31,11 @@ func (k keyed) HasKey(_ context.Context, id string) (bool, error) {
 // notes is a store that only notes whom something is written about.
 type notes struct{ about []string }
 
-func (n *notes) Heartbeat(_ context.Context, id string, _ store.Beat) (bool, error) {
-	n.about = append(n.about, id)
-	return true, nil
+func (n *notes) Heartbeats(_ context.Context, beats []store.InstanceBeat) []store.BeatResult {
+	for _, b := range beats {
+		n.about = append(n.about, b.InstanceID)
+	}
+	return make([]store.BeatResult, len(beats))
 }
 
 func (n *notes) SetRoot(_ context.Context, id, _ string, _ bool) error {

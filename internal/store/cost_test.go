@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -40,6 +41,24 @@ func TestStatements(t *testing.T) {
 			return err
 		})
 		cost("a show", 1, func() error { _, err := s.Instance(ctx, source); return err })
+		var ids []string
+		for range 40 {
+			ids = append(ids, ready(t, s, "t"))
+		}
+		for _, n := range []int{1, 2, len(ids)} {
+			cost(fmt.Sprintf("heartbeats of %d", n), 8, func() error {
+				beats := make([]store.InstanceBeat, n)
+				for i, id := range ids[:n] {
+					sent := float64(n)
+					beats[i] = store.InstanceBeat{InstanceID: id, Beat: store.Beat{Status: &trove.ServiceCrashed, Sent: &sent, Done: []string{"m"}}}
+				}
+				var errs []error
+				for _, r := range s.Heartbeats(ctx, beats) {
+					errs = append(errs, r.Err)
+				}
+				return errors.Join(errs...)
+			})
+		}
 		cost("the beginning of an operation", 6, func() error {
 			return s.BeginTask(ctx, source, store.TaskChange{Task: trove.TaskRebooting,
 				Outbox: []store.OutboxRow{{ID: "m", Topic: "t", Method: "m", Body: []byte("b")}}})

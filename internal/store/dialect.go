@@ -106,6 +106,10 @@ func onConflict(keys, set []string) string {
 	return "ON CONFLICT (" + strings.Join(ks, ", ") + ") DO UPDATE SET " + strings.Join(ss, ", ")
 }
 
+// maxKept bounds the texts kept, in bytes: longer ones are about so many rows
+// that the same hardly comes again.
+const maxKept = 4096
+
 // numbering rewrites `?` to `$1`, `$2`… and remembers what it rewrote.
 type numbering struct {
 	mu   sync.RWMutex
@@ -124,7 +128,7 @@ func (n *numbering) bind(query string) string {
 	out = number(query)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.done) < maxPrepared {
+	if len(n.done) < maxPrepared && len(query) < maxKept {
 		n.done[query] = out
 	}
 	return out

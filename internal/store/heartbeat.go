@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"slices"
-	"time"
+	"strings"
 
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -16,6 +16,18 @@ type Beat struct {
 	Done   []string // ids of outbox rows that the agent has handled
 }
 
+// InstanceBeat is a beat of an instance's agent.
+type InstanceBeat struct {
+	InstanceID string
+	Beat
+}
+
+// BeatResult is what became of a beat; see Heartbeat.
+type BeatResult struct {
+	Applied bool
+	Err     error
+}
+
 // maxDone bounds the ids of one beat; those beyond come again.
 const maxDone = 500
 
@@ -25,154 +37,238 @@ const maxDone = 500
 // plane takes back. A change of status wakes the instance's work. KindNotFound
 // if there is no such instance.
 func (s *Store) Heartbeat(ctx context.Context, id string, b Beat) (applied bool, err error) {
-	err = s.tx(ctx, func(ctx context.Context, t *tx) error {
-		applied = false
-		if live, err := t.live(ctx, id); err != nil {
-			return err
-		} else if !live {
-			return notFound(id)
+	r := s.Heartbeats(ctx, []InstanceBeat{{id, b}})[0]
+	return r.Applied, r.Err
+}
+
+// Heartbeats is Heartbeat for many, a few hundred at most, in one transaction
+// with a number of statements that does not depend on theirs. What several of
+// one instance leave behind is as if they came one after the other. One that
+// the database does not take is an error of its own and of no other.
+func (s *Store) Heartbeats(ctx context.Context, beats []InstanceBeat) []BeatResult {
+	results := make([]BeatResult, len(beats))
+	if len(beats) == 0 {
+		return results
+	}
+	err := s.tx(ctx, func(ctx context.Context, t *tx) error { return t.heartbeats(ctx, beats, results) })
+	switch {
+	case err == nil:
+	case len(beats) == 1 || trove.IsKind(err, trove.KindUnavailable):
+		for i := range results {
+			results[i] = BeatResult{Err: err}
+		}
+	default:
+		// Which of them it was the error does not say.
+		half := len(beats) / 2
+		copy(results, s.Heartbeats(ctx, beats[:half]))
+		copy(results[half:], s.Heartbeats(ctx, beats[half:]))
+	}
+	return results
+}
+
+// pulse is what the database holds of the beats of one instance, and what it
+// is to hold.
+type pulse struct {
+	live    bool
+	sent    sql.NullFloat64
+	status  trove.ServiceStatus
+	rows    []string // of service_statuses: the original's schema allows several
+	newSent bool     // sent is to be written
+	said    bool     // status is to be written, be it the same: its time is told too
+	changed bool     // status is not what it was
+}
+
+// handled is a row of the outbox, and the guest that says it is handled.
+type handled struct{ row, instance string }
+
+// heartbeats fills in results, afresh each time it runs.
+func (t *tx) heartbeats(ctx context.Context, beats []InstanceBeat, results []BeatResult) error {
+	if len(beats) > 1 {
+		t.prepared = nil // these texts are of any length: they do not come again
+	}
+	pulses, ids, err := t.pulses(ctx, beats)
+	if err != nil {
+		return err
+	}
+	done := map[handled]bool{}
+	latest := float64(t.s.clock().Unix()) + maxAhead
+	for i, b := range beats {
+		p := pulses[b.InstanceID]
+		if !p.live {
+			results[i] = BeatResult{Err: notFound(b.InstanceID)}
+			continue
 		}
 		// Also of a beat that is too old: what was handled then is handled.
-		if err := t.acknowledge(ctx, id, b.Done); err != nil {
-			return err
+		for _, row := range b.Done[:min(len(b.Done), maxDone)] {
+			done[handled{row, b.InstanceID}] = true
 		}
-		if b.Sent != nil {
-			if newer, err := t.newer(ctx, id, "heartbeat", *b.Sent); err != nil || !newer {
-				return err
-			}
-		}
-		if b.Status == nil {
-			applied = true
-			return nil
-		}
-		var was trove.ServiceStatus
-		if _, err := t.one(ctx, "SELECT status_id, status_description FROM service_statuses WHERE instance_id = ? ORDER BY updated_at DESC",
-			[]any{id}, &was.Code, &was.Description); err != nil {
-			return err
-		}
-		if was == trove.ServiceRestartRequired {
-			return nil
-		}
-		applied = true
-		if err := t.setService(ctx, id, *b.Status); err != nil || was == *b.Status {
-			return err
-		}
-		n, err := t.exec(ctx, "UPDATE work SET run_at = "+s.d.nowMicros+`, wakes = wakes + 1
-			WHERE subject = ? AND outcome IN ('pending', 'running')`, id)
-		if n > 0 {
-			t.workChanged()
-		}
+		results[i] = BeatResult{Applied: p.take(b.Beat, latest)}
+	}
+	if err := t.acknowledge(ctx, done); err != nil {
 		return err
-	})
-	return applied && err == nil, err
+	}
+	return t.writePulses(ctx, pulses, ids)
 }
 
 // maxAhead is how far, in seconds, a guest's clock may be ahead of ours.
 const maxAhead = 60
 
-// newer records when a guest sent a message, and reports whether it is newer
-// than all of its kind before: the original's rule, in one statement so that no
-// two messages can both win. A time that is still to come orders nothing: its
-// clock was wrong, and has perhaps been set back since.
-func (t *tx) newer(ctx context.Context, id, method string, sent float64) (bool, error) {
-	latest := float64(t.s.clock().Unix()) + maxAhead
-	n, err := t.exec(ctx, `UPDATE conductor_lastseen SET sent = ?
-		WHERE instance_id = ? AND method_name = ? AND (sent < ? OR sent > ?)`, sent, id, method, sent, latest)
-	if err != nil || n > 0 {
-		return n > 0, err
+// take is what one beat changes; it reports whether it is applied. The order
+// is the senders': the original's rule. A time later than latest orders
+// nothing: its clock was wrong, and has perhaps been set back since.
+func (p *pulse) take(b Beat, latest float64) bool {
+	if b.Sent != nil {
+		if p.sent.Valid && *b.Sent <= p.sent.Float64 && p.sent.Float64 <= latest {
+			return false
+		}
+		p.sent, p.newSent = sql.NullFloat64{Float64: *b.Sent, Valid: true}, true
 	}
-	return t.insertNew(ctx, "conductor_lastseen", []string{"instance_id", "method_name", "sent"}, id, method, sent)
+	if b.Status == nil {
+		return true
+	}
+	if p.status == trove.ServiceRestartRequired {
+		return false
+	}
+	p.changed = p.changed || p.status != *b.Status
+	p.status, p.said = *b.Status, true
+	return true
 }
 
-// acknowledge deletes rows of the outbox that this guest, and no other, had to
-// handle.
-func (t *tx) acknowledge(ctx context.Context, id string, done []string) error {
-	done = done[:min(len(done), maxDone)]
-	if len(done) == 0 {
+// pulses reads what there is of the instances of beats, and lets nobody else
+// change it. ids are those instances, in the order in which all who lock
+// several do so.
+func (t *tx) pulses(ctx context.Context, beats []InstanceBeat) (_ map[string]*pulse, ids []any, err error) {
+	pulses := make(map[string]*pulse, len(beats))
+	for _, b := range beats {
+		if pulses[b.InstanceID] == nil {
+			pulses[b.InstanceID] = &pulse{}
+			ids = append(ids, b.InstanceID)
+		}
+	}
+	slices.SortFunc(ids, byText)
+	in := " IN (" + marks(len(ids)) + ")"
+	if err := t.each(ctx, "SELECT id, deleted FROM instances WHERE id"+in+" ORDER BY id"+t.s.d.forUpdate, ids, func(r *sql.Rows) error {
+		var id string
+		var deleted sql.NullBool
+		err := r.Scan(&id, &deleted)
+		// The collation of a database that the original made may take another
+		// id for the same.
+		if p := pulses[id]; p != nil && id != "" {
+			p.live = deleted.Valid && !deleted.Bool
+		}
+		return err
+	}); err != nil {
+		return nil, nil, err
+	}
+	if err := t.each(ctx, "SELECT instance_id, sent FROM conductor_lastseen WHERE method_name = 'heartbeat' AND instance_id"+in, ids, func(r *sql.Rows) error {
+		var id string
+		var sent sql.NullFloat64
+		err := r.Scan(&id, &sent)
+		if p := pulses[id]; p != nil {
+			p.sent = sent
+		}
+		return err
+	}); err != nil {
+		return nil, nil, err
+	}
+	err = t.each(ctx, "SELECT instance_id, id, status_id, status_description FROM service_statuses WHERE instance_id"+in+" ORDER BY updated_at DESC", ids, func(r *sql.Rows) error {
+		var id, row string
+		var status trove.ServiceStatus
+		err := r.Scan(&id, &row, &status.Code, &status.Description)
+		if p := pulses[id]; p != nil {
+			if len(p.rows) == 0 {
+				p.status = status
+			}
+			p.rows = append(p.rows, row)
+		}
+		return err
+	})
+	return pulses, ids, err
+}
+
+// writePulses writes what is to be, and wakes the work of those whose status
+// changed.
+func (t *tx) writePulses(ctx context.Context, pulses map[string]*pulse, ids []any) error {
+	var sent, said, changed []any
+	now := t.s.now()
+	for _, id := range ids {
+		p := pulses[id.(string)]
+		if p.newSent {
+			sent = append(sent, id, "heartbeat", p.sent.Float64)
+		}
+		if p.said {
+			if len(p.rows) == 0 {
+				p.rows = []string{trove.NewID()}
+			}
+			for _, row := range p.rows {
+				said = append(said, row, p.status.Code, p.status.Description, now, id)
+			}
+		}
+		if p.changed {
+			changed = append(changed, id)
+		}
+	}
+	for _, w := range []struct {
+		table     string
+		keys, set []string
+		once      []string
+		values    []any
+	}{
+		{"conductor_lastseen", []string{"instance_id", "method_name"}, []string{"sent"}, nil, sent},
+		{"service_statuses", []string{"id"}, []string{"status_id", "status_description", "updated_at"}, []string{"instance_id"}, said},
+	} {
+		if len(w.values) == 0 {
+			continue
+		}
+		rows := len(w.values) / (len(w.keys) + len(w.set) + len(w.once))
+		if _, err := t.exec(ctx, t.s.d.insert(w.table, rows, w.keys, w.set, w.once)+" "+t.s.d.onConflict(w.keys, w.set), w.values...); err != nil {
+			return err
+		}
+	}
+	if len(changed) == 0 {
 		return nil
 	}
-	args := []any{id}
-	for _, d := range done {
-		args = append(args, d)
-	}
-	n, err := t.exec(ctx, "DELETE FROM outbox WHERE instance_id = ? AND id IN ("+marks(len(done))+")", args...)
+	n, err := t.exec(ctx, "UPDATE work SET run_at = "+t.s.d.nowMicros+`, wakes = wakes + 1
+		WHERE subject IN (`+marks(len(changed))+`) AND outcome IN ('pending', 'running')`, changed...)
 	if n > 0 {
-		t.outboxChanged()
+		t.workChanged()
 	}
 	return err
 }
 
-// Observe records what was seen of servers, by instance id. Instances that are
-// deleted meanwhile are passed over.
-func (s *Store) Observe(ctx context.Context, seen map[string]trove.ServerObservation) error {
-	if len(seen) == 0 {
-		return nil
+// acknowledge deletes rows of the outbox that the guest had to handle that says
+// so; those of others stay.
+func (t *tx) acknowledge(ctx context.Context, done map[handled]bool) error {
+	var ids []any
+	for d := range done {
+		ids = append(ids, d.row)
 	}
-	type row struct {
-		id, status, addresses string
-		at                    time.Time
-	}
-	var rows []row
-	for id, o := range seen {
-		addresses, err := encodeAddresses(o.Addresses)
-		if err != nil {
-			return trove.Errorf(trove.KindInternal, "the addresses of instance %s cannot be stored: %w", id, err)
-		}
-		if o.SeenAt.IsZero() {
-			o.SeenAt = s.clock()
-		}
-		rows = append(rows, row{id, clip(o.Status, 64), addresses, o.SeenAt})
-	}
-	// One order for all who write, so that none waits for another in a ring.
-	slices.SortFunc(rows, func(a, b row) int {
-		if a.id < b.id {
-			return -1
-		}
-		return 1
-	})
-	for _, n := range chunks(len(rows)) {
-		some := rows[:n]
-		rows = rows[n:]
-		if err := s.tx(ctx, func(ctx context.Context, t *tx) error {
-			ids := make([]any, len(some))
-			for i, r := range some {
-				ids[i] = r.id
+	slices.SortFunc(ids, byText)
+	for some := range slices.Chunk(slices.Compact(ids), maxDone) {
+		var theirs []any
+		if err := t.each(ctx, "SELECT id, instance_id FROM outbox WHERE id IN ("+marks(len(some))+") ORDER BY id", some, func(r *sql.Rows) error {
+			var id, instance string
+			err := r.Scan(&id, &instance)
+			if instance != "" && done[handled{id, instance}] {
+				theirs = append(theirs, id)
 			}
-			// Locked: a deletion that ends now must leave nothing behind.
-			live := map[string]bool{}
-			if err := t.each(ctx, "SELECT id FROM instances WHERE id IN ("+marks(len(ids))+") AND deleted = ? ORDER BY id"+s.d.forUpdate,
-				append(ids, false), func(r *sql.Rows) error {
-					var id string
-					err := r.Scan(&id)
-					live[id] = true
-					return err
-				}); err != nil {
-				return err
-			}
-			upsert := s.d.upsert("observed", []string{"instance_id"}, []string{"server_status", "addresses", "seen_at"})
-			for _, r := range some {
-				if !live[r.id] {
-					continue
-				}
-				if _, err := t.exec(ctx, upsert, r.id, r.status, r.addresses, micros(r.at)); err != nil {
-					return err
-				}
-			}
-			return nil
+			return err
 		}); err != nil {
 			return err
+		}
+		if len(theirs) == 0 {
+			continue
+		}
+		n, err := t.exec(ctx, "DELETE FROM outbox WHERE id IN ("+marks(len(theirs))+")", theirs...)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			t.outboxChanged()
 		}
 	}
 	return nil
 }
 
-// chunks cuts n rows into pieces of few sizes, so that statements about a piece
-// have few texts.
-func chunks(n int) (sizes []int) {
-	for _, size := range []int{100, 10, 1} {
-		for ; n >= size; n -= size {
-			sizes = append(sizes, size)
-		}
-	}
-	return sizes
-}
+// byText orders arguments that are texts.
+func byText(a, b any) int { return strings.Compare(a.(string), b.(string)) }

@@ -25,6 +25,8 @@ import (
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/taskmanager"
 	"github.com/gotrove/gotrove/internal/taskmanager/flow"
+	"github.com/gotrove/gotrove/internal/telemetry/health"
+	"github.com/gotrove/gotrove/internal/telemetry/metrics"
 	"github.com/gotrove/gotrove/internal/trove"
 	"github.com/gotrove/gotrove/internal/work"
 )
@@ -35,7 +37,9 @@ const (
 	// bodyWait is how long the body of a request may take.
 	bodyWait = 30 * time.Second
 
-	conductorWorkers   = 4
+	// What conductors write goes into the database in groups of those that are
+	// handled at once: see package conductor.
+	conductorWorkers   = 256
 	taskmanagerWorkers = 4
 )
 
@@ -64,6 +68,12 @@ type process struct {
 	// matter here.
 	hasRoom func(manager string) error
 
+	health  *health.Checker
+	metrics *metrics.Metrics // nil: not watched
+	drains  bool             // a load balancer may be in front
+	// cloudWatch is of the cloud; nil until there is one.
+	cloudWatch *cloudWatch
+
 	listeners []net.Listener
 }
 
@@ -85,6 +95,7 @@ func (p *process) openStore(ctx context.Context, config store.Config) error {
 	if p.store, err = store.Open(ctx, config); err != nil {
 		return err
 	}
+	p.watchStore()
 	p.keys, err = keyring.New(keys, p.store, p.log, p.clock)
 	return err
 }
@@ -96,7 +107,9 @@ func (p *process) connect(config amqp.Config, replyExchange string) (err error) 
 		return err
 	}
 	p.ownLogins = replyExchange != ""
-	p.client = rpc.NewClient(p.conn, rpc.ClientOptions{Exchange: p.c.ControlExchange, ReplyExchange: replyExchange, Seal: p.keys, Log: p.log})
+	p.client = rpc.NewClient(p.conn, rpc.ClientOptions{Exchange: p.c.ControlExchange, ReplyExchange: replyExchange, Seal: p.keys,
+		Observer: p.metrics, Log: p.log})
+	p.watchBus()
 	p.guests = guest.NewClient(p.client, p.c.AgentCallLow, p.c.AgentCallHigh)
 	p.task("connection", func(ctx context.Context) error {
 		<-ctx.Done()
@@ -110,7 +123,7 @@ func (p *process) connect(config amqp.Config, replyExchange string) (err error) 
 // startConductor takes what guest agents report.
 func (p *process) startConductor(senders conductor.Senders) {
 	senders.Keys = p.keys
-	h := rpcconductor.Handler(conductor.NewServer(p.store, senders, p.log))
+	h := rpcconductor.Handler(conductor.NewServer(p.store, senders, p.log).Observed(p.metrics))
 	if p.ownLogins {
 		h = conductor.Confirming(h, p.store, guest.ParseLogin, p.log)
 	}
@@ -123,8 +136,8 @@ func (p *process) startConductor(senders conductor.Senders) {
 func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o flow.Options, takeOver bool) (*work.Engine, error) {
 	o.UsageTimeout, o.ControlExchange, o.Clock, o.Log = p.c.UsageTimeout, p.c.ControlExchange, p.clock, p.log
 	o.Keys, o.DefaultCIDRs = p.keys, []string{p.c.DefaultCIDR}
-	flows := flow.New(p.store, c, p.guests, p.client, bus, o)
-	engine, err := work.New(p.store, work.Options{Log: p.log}, flows.All()...)
+	flows := flow.New(p.store, p.watchedCloud(c), p.guests, p.client, bus, o)
+	engine, err := work.New(p.store, work.Options{Observer: p.metrics, Log: p.log}, flows.All()...)
 	if err != nil {
 		return nil, err
 	}
@@ -133,12 +146,13 @@ func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o 
 			return nil, err
 		}
 	}
+	p.watchBacklog()
 	p.task("work", engine.Run, 0)
 	return engine, nil
 }
 
 // startTaskManager takes requests for work, and looks after what runs.
-func (p *process) startTaskManager(engine *work.Engine, servers taskmanager.Servers) {
+func (p *process) startTaskManager(engine *work.Engine, c cloud.Cloud) {
 	h := taskmanager.NewServer(engine, p.store, p.log).Handler()
 	if p.ownLogins {
 		h = guest.FromControlPlane(h, true, p.log)
@@ -146,7 +160,7 @@ func (p *process) startTaskManager(engine *work.Engine, servers taskmanager.Serv
 	p.rpcServer("taskmanager", h,
 		rpc.ServerOptions{Topic: rpctaskmanager.Topic, Workers: taskmanagerWorkers, Open: p.keys.TaskManager()})
 	waiting := func(ctx context.Context) (int, error) { return rpc.Waiting(ctx, p.conn, rpctaskmanager.Topic) }
-	observer := taskmanager.NewObserver(p.store, servers, 0, p.log)
+	observer := taskmanager.NewObserver(p.store, p.watchedCloud(c), 0, p.log)
 	sweeper := taskmanager.NewSweeper(p.store, engine, waiting, 0, p.log)
 	pruner := work.NewPruner(p.store, p.log)
 	// Of all task managers one does these.
@@ -156,22 +170,28 @@ func (p *process) startTaskManager(engine *work.Engine, servers taskmanager.Serv
 
 // startRelay publishes what is in the outbox.
 func (p *process) startRelay() {
-	relay := outbox.NewRelay(p.store, p.client, outbox.Options{Connected: p.conn.Connected(), Log: p.log})
+	relay := outbox.NewRelay(p.store, p.client, outbox.Options{Connected: p.conn.Connected(), Observer: p.metrics, Log: p.log})
 	p.task("outbox", relay.Run, 0)
 }
 
 // newAPI makes the REST API.
-func (p *process) newAPI(c api.Cloud, tokens identity.Validator, rules *policy.Enforcer, publicEndpoint, authURI string) (*api.Server, error) {
+func (p *process) newAPI(c cloud.Cloud, tokens identity.Validator, rules *policy.Enforcer, publicEndpoint, authURI string) (*api.Server, error) {
+	audit, err := p.audit()
+	if err != nil {
+		return nil, err
+	}
+	p.drains = true
 	return api.New(api.Config{
 		PublicEndpoint: publicEndpoint, AuthURI: authURI, Region: p.c.Region,
 		TrustForwarded: p.c.TrustForwarded, CORSOrigins: p.c.CORSOrigins,
 		DefaultDatastore: p.c.DefaultDatastore, MaxVolumeSize: p.c.MaxVolumeSize, Quotas: p.c.limits(),
 		PageSize: p.c.PageSize, RatePerMinute: p.c.Rate, HeartbeatExpiry: p.c.HeartbeatExpiry, ServiceType: p.c.Keystone.ServiceType,
-	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: c, Tokens: tokens, Policy: rules, Room: p.hasRoom, Keys: p.keys, Clock: p.clock, Log: p.log})
+	}, api.Deps{Store: p.store, Guest: p.guests, Cloud: p.watchedCloud(c), Tokens: tokens, Policy: rules, Room: p.hasRoom, Keys: p.keys,
+		Health: p.health.Handler(false), Observer: p.metrics, Audit: audit, Clock: p.clock, Log: p.log})
 }
 
 func (p *process) rpcServer(name string, h rpc.Handler, o rpc.ServerOptions) {
-	o.Exchange, o.Server, o.Fanout, o.Log = p.c.ControlExchange, p.c.Host, true, p.log
+	o.Exchange, o.Server, o.Fanout, o.Observer, o.Log = p.c.ControlExchange, p.c.Host, true, p.metrics, p.log
 	server := rpc.NewServer(p.conn, h, o)
 	p.task(name, func(ctx context.Context) error {
 		<-ctx.Done()
