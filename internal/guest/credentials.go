@@ -33,6 +33,9 @@ type credentials struct {
 	Current  guestapi.Credentials `json:"current"`
 	// Previous are good until Current was used.
 	Previous *guestapi.Credentials `json:"previous,omitempty"`
+	// Late are those before Current once it was used: their login is gone, but
+	// services that have not heard yet seal with their key for a while.
+	Late *guestapi.Credentials `json:"late,omitempty"`
 }
 
 const credentialsVersion = 1
@@ -99,7 +102,7 @@ func (c *Credentials) Take(fresh guestapi.Credentials) error {
 }
 
 // Used notes that the bus has taken a message under credentials of a
-// generation; those before are forgotten. first is whether that is news.
+// generation; the login before is forgotten. first is whether that is news.
 func (c *Credentials) Used(generation int) (first bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -107,8 +110,29 @@ func (c *Credentials) Used(generation int) (first bool, err error) {
 		return false, nil
 	}
 	next := c.now
-	next.Previous = nil
+	next.Previous, next.Late = nil, next.Previous
 	return true, c.write(next)
+}
+
+// Late gives the credentials before the current ones, whose key may still be in
+// use elsewhere; nil if it is not.
+func (c *Credentials) Late() *guestapi.Credentials {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now.Late
+}
+
+// ForgetLate forgets those before the ones of a generation, unless that is not
+// the current one any more.
+func (c *Credentials) ForgetLate(generation int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.now.Late == nil || c.now.Current.Generation != generation {
+		return nil
+	}
+	next := c.now
+	next.Late = nil
+	return c.write(next)
 }
 
 // write puts next on disk and then in force.

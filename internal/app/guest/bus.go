@@ -57,13 +57,25 @@ type bus struct {
 func openBus(c *config, creds *guest.Credentials, log *slog.Logger) (*bus, error) {
 	b := &bus{c: c, creds: creds, log: log}
 	current, previous := creds.Get()
-	l, err := b.open(current, previous)
+	l, err := b.open(current, previous, creds.Late())
 	b.now = l
+	if err == nil && creds.Late() != nil {
+		b.forgetLater(l)
+	}
 	return b, err
 }
 
-// open makes a link; other is a pair whose key may still be in use.
-func (b *bus) open(used guestapi.Credentials, other *guestapi.Credentials) (*link, error) {
+// forgetLater drops the key before that of l when nobody can be using it.
+func (b *bus) forgetLater(l *link) {
+	time.AfterFunc(lateKey, func() {
+		if err := errors.Join(l.keys.Set(b.key(l.used)), b.creds.ForgetLate(l.used.Generation)); err != nil {
+			b.log.Error("the key before cannot be forgotten", "error", err)
+		}
+	})
+}
+
+// open makes a link; others are pairs whose keys may still be in use, or nil.
+func (b *bus) open(used guestapi.Credentials, others ...*guestapi.Credentials) (*link, error) {
 	url, key := b.c.TransportURL, b.key(used)
 	if used.Generation > 0 {
 		var err error
@@ -72,8 +84,10 @@ func (b *bus) open(used guestapi.Credentials, other *guestapi.Credentials) (*lin
 		}
 	}
 	all := []secret.String{key}
-	if other != nil {
-		all = append(all, b.key(*other))
+	for _, other := range others {
+		if other != nil {
+			all = append(all, b.key(*other))
+		}
 	}
 	keys, err := keyring.NewAgent(b.c.GuestID, all...)
 	if err != nil {
@@ -246,11 +260,7 @@ func (b *bus) tell(ctx context.Context, f func(c *conductor.Client) error) error
 		b.log.WarnContext(ctx, "the credentials before cannot be forgotten", "error", err)
 	}
 	if first {
-		time.AfterFunc(lateKey, func() {
-			if err := l.keys.Set(b.key(l.used)); err != nil {
-				b.log.Error("the key before cannot be forgotten", "error", err)
-			}
-		})
+		b.forgetLater(l)
 	}
 	return nil
 }
