@@ -45,6 +45,7 @@ type Config struct {
 	Keystone        keystoneOptions
 	Policy          policyOptions
 	Levels          upgrade.Levels
+	Monitor         monitorOptions
 
 	// places are the directories of the configuration files.
 	places []string

@@ -36,8 +36,13 @@ func run(ctx context.Context, p *process, version string, start func(context.Con
 			return p.logFile.follow(ctx, func(err error) { p.log.ErrorContext(ctx, "the log file was not opened anew", "error", err) })
 		}, 0)
 	}
-	serving, err := start(ctx)
+	var serving []any
+	err := p.startMonitor(ctx, version)
 	if err == nil {
+		serving, err = start(ctx)
+	}
+	if err == nil {
+		p.health.Started()
 		p.log.InfoContext(ctx, "serving", append([]any{"version", version}, serving...)...)
 		p.tell(ctx, lifecycle.Ready)
 		p.keepAwake(lifecycle.WatchdogPeriod())
@@ -46,6 +51,9 @@ func run(ctx context.Context, p *process, version string, start func(context.Con
 			p.log.InfoContext(ctx, "stopping")
 		}
 		p.tell(ctx, lifecycle.Stopping)
+		if err == nil {
+			p.drain(ctx)
+		}
 	}
 	return errors.Join(err, p.stop(context.WithoutCancel(ctx)))
 }

@@ -130,6 +130,7 @@ func (p *process) keystone() (*keystone.Validator, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.watchKeystone(v)
 	p.task("keystone", func(ctx context.Context) error {
 		<-ctx.Done()
 		v.Close()
