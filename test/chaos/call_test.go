@@ -26,15 +26,15 @@ const (
 // a refusal that says why, and no answer by a process that is gone; all other
 // fails the test.
 func (w *world) call(c *region.Client, api *region.Service, method, path string, body any, codes ...int) (region.Answer, outcome) {
-	before := api.PID()
+	life, served := api.Life()
 	began := time.Now()
 	a, err := c.Do(api, method, path, body)
 	if took := time.Since(began); took > 15*time.Second {
 		w.t.Errorf("%s %s at %s took %s", method, path, api.Name, took)
 	}
 	if err != nil {
-		if now := api.PID(); now == before && now != 0 {
-			w.t.Errorf("%s %s: %s runs and gave no answer: %v", method, path, api.Name, err)
+		if now, serves := api.Life(); served && serves && now == life {
+			w.t.Errorf("%s %s: %s serves and gave no answer: %v", method, path, api.Name, err)
 		}
 		return a, unknown
 	}

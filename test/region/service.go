@@ -37,6 +37,7 @@ type Service struct {
 	mu   sync.Mutex
 	cmd  *exec.Cmd
 	done chan struct{}
+	life int // odd: it serves
 }
 
 // Start starts a service and returns when it serves. It is stopped when the
@@ -86,6 +87,23 @@ func (s *Service) PID() int {
 	return s.cmd.Process.Pid
 }
 
+// Life is a number that is the same for as long as the service serves without a
+// break; serves is whether it does.
+func (s *Service) Life() (life int, serves bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.life, s.life%2 == 1
+}
+
+// turn says that it begins, or ends, to serve.
+func (s *Service) turn(serves bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if serves != (s.life%2 == 1) {
+		s.life++
+	}
+}
+
 // Start runs the service and returns when it says that it serves.
 func (s *Service) Start() error {
 	words := filepath.Join(s.r.Dir, s.Name+".notify")
@@ -130,6 +148,7 @@ func (s *Service) Start() error {
 		}
 		if string(b[:n]) == "READY=1" {
 			// It goes on listening, until the process is gone.
+			s.turn(true)
 			return notify.SetReadDeadline(time.Time{})
 		}
 	}
@@ -148,6 +167,7 @@ func (s *Service) end(sig syscall.Signal) {
 	if cmd == nil {
 		return
 	}
+	s.turn(false)
 	_ = cmd.Process.Signal(sig)
 	select {
 	case <-done:
