@@ -17,16 +17,19 @@ type Diagnosis struct {
 	Engine  string // sqlite, mysql, postgresql
 	Version string // as the server tells it
 	// Settings of the server by their own names, those that decide on what is
-	// kept and how texts compare. Empty for SQLite.
+	// kept. Empty for SQLite.
 	Settings map[string]string
+	// Storage and Collation are MySQL's, of the table instances, which the
+	// original may have made; empty if it is not there.
+	Storage, Collation string
 	// Ahead is how far the server's clock is before ours, give or take Spread.
 	Ahead, Spread time.Duration
 }
 
 // settings are asked for with their names in lower case.
 var settings = map[engine][]string{
-	engineMySQL: {"character_set_database", "collation_database", "tx_isolation", "transaction_isolation", "sql_mode", "read_only",
-		"innodb_flush_log_at_trx_commit", "max_connections", "default_storage_engine"},
+	engineMySQL: {"tx_isolation", "transaction_isolation", "sql_mode", "read_only",
+		"innodb_flush_log_at_trx_commit", "max_connections"},
 	enginePostgres: {"server_encoding", "default_transaction_isolation", "default_transaction_read_only", "fsync", "synchronous_commit",
 		"full_page_writes", "max_connections", "in_hot_standby"},
 }
@@ -54,6 +57,12 @@ func (s *Store) Diagnose(ctx context.Context) (d Diagnosis, err error) {
 		d.Ahead = time.UnixMicro(micros).Sub(began.Add(d.Spread))
 		if show == "" {
 			return nil
+		}
+		if s.engine() == engineMySQL {
+			if _, err := c.one(ctx, `SELECT engine, table_collation FROM information_schema.tables
+				WHERE table_schema = DATABASE() AND table_name = 'instances'`, nil, &d.Storage, &d.Collation); err != nil {
+				return err
+			}
 		}
 		return c.each(ctx, show, nil, func(r *sql.Rows) error {
 			var name string

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 
 // Bounds within a check.
 const (
-	hostWait  = 10 * time.Second
+	hostWait  = 5 * time.Second
 	alarmWait = 3 * time.Second
 )
 
@@ -113,8 +114,8 @@ func checkSettings(r *report, d store.Diagnosis) {
 			r.warn("set "+name+" = on", "the server's %s is off: what it confirmed may be lost when its machine fails", name)
 		}
 	}
-	if v, ok := set["character_set_database"]; ok && v != "utf8mb4" && v != "utf8mb3" && v != "utf8" {
-		r.warn("ALTER DATABASE … CHARACTER SET utf8mb4, before db_sync", "the database's character set is %s: names in other scripts cannot be stored", v)
+	if d.Collation != "" && !strings.HasPrefix(d.Collation, "utf8") {
+		r.warn("ALTER TABLE … CONVERT TO CHARACTER SET utf8mb4", "the tables are in %s: names in other scripts cannot be stored", d.Collation)
 	}
 	if v, ok := set["server_encoding"]; ok && v != "UTF8" {
 		r.fail("make the database with ENCODING 'UTF8'", "the database's encoding is %s: names in other scripts cannot be stored", v)
@@ -124,8 +125,8 @@ func checkSettings(r *report, d store.Diagnosis) {
 			r.warn("set it to READ-COMMITTED or stronger", "the server's %s is %s; ours is set for each connection", name, set[name])
 		}
 	}
-	if v, ok := set["default_storage_engine"]; ok && !strings.EqualFold(v, "InnoDB") {
-		r.fail("set default_storage_engine = InnoDB before db_sync", "the server's tables are of %s, which has no transactions", v)
+	if d.Storage != "" && !strings.EqualFold(d.Storage, "InnoDB") {
+		r.fail("ALTER TABLE … ENGINE = InnoDB", "the tables are of the engine %s, which has no transactions", d.Storage)
 	}
 }
 
@@ -175,7 +176,7 @@ func (d *doctor) onBus(ctx context.Context, r *report, config amqp.Config, f fun
 func (d *doctor) checkHosts(ctx context.Context, r *report, whose, url string, options *amqp.Options) (reached bool) {
 	hosts, err := amqp.Each(url)
 	if err != nil {
-		r.broken(err, "")
+		r.broken(err, "write transport_url as rabbit://login:password@host:5672/vhost")
 		return false
 	}
 	for _, h := range hosts {
@@ -292,10 +293,16 @@ func (d *doctor) checkKeystone(ctx context.Context, r *report) {
 	defer v.Close()
 	self, err := v.Self(ctx)
 	if err != nil {
-		r.broken(err, "")
+		r.broken(err, "look whether Keystone runs, and at [keystone_authtoken] auth_url, interface and region_name")
 		return
 	}
-	r.ok("Keystone knows us as %s in project %s with the roles %s, and lets us check tokens", self.UserName, self.ProjectName, strings.Join(self.Roles, ", "))
+	// Its own token anybody may check.
+	if slices.Contains(self.Roles, "service") || slices.Contains(self.Roles, "admin") {
+		r.ok("Keystone knows us as %s in project %s with the roles %s", self.UserName, self.ProjectName, strings.Join(self.Roles, ", "))
+	} else {
+		r.warn("openstack role add --user "+self.UserName+" --project "+self.ProjectName+" service",
+			"the user %s of [keystone_authtoken] has neither the role service nor admin: Keystone's default policy lets it not check tokens", self.UserName)
+	}
 	d.checkPublicURI(ctx, r)
 	if !d.c.Keystone.IncludeCatalog {
 		r.skip("the catalog is not asked for")

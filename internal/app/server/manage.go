@@ -85,6 +85,16 @@ func (m *manage) withStore(cmd *cobra.Command, f func(ctx context.Context, s *st
 	return m.onStore(cmd, c, nil, f)
 }
 
+// withTables is withStore on a database whose schema is new enough.
+func (m *manage) withTables(cmd *cobra.Command, f func(ctx context.Context, s *store.Store) error) error {
+	return m.withStore(cmd, func(ctx context.Context, s *store.Store) error {
+		if err := s.CheckSchema(ctx); err != nil {
+			return err
+		}
+		return f(ctx, s)
+	})
+}
+
 func (m *manage) onStore(cmd *cobra.Command, c *Config, seal store.Sealer, f func(ctx context.Context, s *store.Store) error) error {
 	config, err := c.Database.config()
 	if err != nil {

@@ -22,7 +22,7 @@ func datastoreCommands(m *manage) []*cobra.Command {
 		{Use: "datastore_update <datastore_name> <default_version>", Args: arguments,
 			Short: "Make a datastore, or set the default version of one; '' is none",
 			RunE: func(cmd *cobra.Command, args []string) error {
-				return m.withStore(cmd, func(ctx context.Context, s *store.Store) error {
+				return m.withTables(cmd, func(ctx context.Context, s *store.Store) error {
 					if err := s.UpdateDatastore(ctx, args[0], args[1]); err != nil {
 						return err
 					}
@@ -49,7 +49,7 @@ func versionCommand(m *manage) *cobra.Command {
 			v := trove.DatastoreVersion{DatastoreName: args[0], Name: args[1], Manager: args[2], ImageID: args[3],
 				ImageTags: words(tags), Packages: words(args[4]), Active: args[5] == "1",
 				Number: number, RegistryExt: registry, ReplStrategy: replication}
-			return m.withStore(cmd, func(ctx context.Context, s *store.Store) error {
+			return m.withTables(cmd, func(ctx context.Context, s *store.Store) error {
 				if _, err := s.UpdateVersion(ctx, v); err != nil {
 					return err
 				}
@@ -92,7 +92,7 @@ func ofVersion(m *manage, cmd *cobra.Command, do func(ctx context.Context, t *ta
 	cmd.Args = arguments
 	cmd.Flags().StringVar(&number, "version", "", "version number, where there are several of this name")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return m.withStore(cmd, func(ctx context.Context, s *store.Store) error {
+		return m.withTables(cmd, func(ctx context.Context, s *store.Store) error {
 			v, err := s.FindVersion(ctx, args[0], args[1], number)
 			if err != nil {
 				return err

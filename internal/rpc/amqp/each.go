@@ -52,12 +52,3 @@ func Each(transportURL string) ([]Single, error) {
 	}
 	return out, nil
 }
-
-// VirtualHost is that of a transport URL.
-func VirtualHost(transportURL string) (string, error) {
-	t, err := parseURL(transportURL)
-	if err != nil {
-		return "", trove.Errorf(trove.KindBadRequest, "%w", err)
-	}
-	return t.vhost, nil
-}
