@@ -18,6 +18,7 @@ import (
 func (a *Agent) Handler() rpc.Handler {
 	serve := guestapi.Handler(a)
 	return rpc.HandlerFunc(func(ctx context.Context, in *rpc.Incoming) (any, error) {
+		a.log.InfoContext(ctx, "request", "method", in.Method, "message", in.UniqueID, "call", in.Call)
 		if in.Call {
 			return serve.Handle(ctx, in)
 		}
@@ -38,7 +39,7 @@ func (a *Agent) handleCast(ctx context.Context, serve rpc.Handler, in *rpc.Incom
 		return errEnding()
 	}
 	if in.UniqueID != "" && a.state.wasHandled(in.UniqueID) {
-		a.log.Info("request repeated", "method", in.Method, "message", in.UniqueID)
+		a.log.InfoContext(ctx, "request repeated", "method", in.Method, "message", in.UniqueID)
 		a.pulse.handled(in.UniqueID)
 		return nil
 	}
@@ -50,7 +51,7 @@ func (a *Agent) handleCast(ctx context.Context, serve rpc.Handler, in *rpc.Incom
 		}
 		secrets := stringsUnder(in.Args, "password")
 		err = &trove.Error{Kind: trove.KindOf(err), Message: redact(err.Error(), secrets), Action: redact(trove.ActionOf(err), secrets)}
-		a.log.Error("request failed", "method", in.Method, "message", in.UniqueID, "error", err)
+		a.log.ErrorContext(ctx, "request failed", "method", in.Method, "message", in.UniqueID, "error", err)
 		a.notify(ctx, in.Method, err, "")
 	}
 	if in.UniqueID == "" {
@@ -58,7 +59,7 @@ func (a *Agent) handleCast(ctx context.Context, serve rpc.Handler, in *rpc.Incom
 	}
 	if err := a.state.markHandled(in.UniqueID); err != nil {
 		// Doing it again for ever on a full disk would be worse than perhaps once.
-		a.log.Error("cannot write down that a request was handled", "method", in.Method, "error", err)
+		a.log.ErrorContext(ctx, "cannot write down that a request was handled", "method", in.Method, "error", err)
 	}
 	a.pulse.handled(in.UniqueID)
 	return nil
@@ -102,7 +103,7 @@ func (a *Agent) notify(ctx context.Context, method string, err error, logTail st
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), beatLimit)
 	defer cancel()
 	if err := a.cfg.Conductor.NotifyFailure(ctx, n, err.Error(), details); err != nil {
-		a.log.Error("failure not reported", "method", method, "error", err)
+		a.log.ErrorContext(ctx, "failure not reported", "method", method, "error", err)
 	}
 }
 

@@ -23,10 +23,10 @@ var errStopped = errors.New("the instance was stopped while it was being prepare
 func (a *Agent) Prepare(ctx context.Context, p guestapi.Prepare) error {
 	switch a.state.get().Phase {
 	case phasePrepared:
-		a.log.Info("asked to prepare an instance that is prepared")
+		a.log.InfoContext(ctx, "asked to prepare an instance that is prepared")
 		return nil
 	case phasePreparing:
-		a.log.Info("asked to prepare again while it is being done")
+		a.log.InfoContext(ctx, "asked to prepare again while it is being done")
 		return nil
 	}
 	who := rpc.ContextFrom(ctx)
