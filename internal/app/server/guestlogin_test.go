@@ -24,6 +24,7 @@ import (
 	rpctaskmanager "github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/taskmanager/flow"
+	"github.com/gotrove/gotrove/internal/telemetry/health"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -150,7 +151,7 @@ func guestsProcess(t *testing.T, broker *rabbittest.Server, conf, guestConf stri
 	}
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	p := testProcess{&process{name: "test", c: c, log: log, clock: time.Now}}
+	p := testProcess{&process{name: "test", c: c, log: log, clock: time.Now, health: health.New(nil, log)}}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	p.group = lifecycle.New(ctx, log)

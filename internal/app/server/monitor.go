@@ -23,7 +23,6 @@ import (
 // there until after its last task has ended. Where metrics are off, p.metrics
 // stays nil, which observes nothing.
 func (p *process) startMonitor(ctx context.Context, version string) error {
-	p.health = health.New(nil, p.log)
 	p.health.Add(health.Check{Name: "enabled", Say: "DISABLED BY FILE", Probe: p.notDisabled})
 	address, chosen := p.c.Monitor.address(p.name)
 	if address == "" {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/lifecycle"
 	"github.com/gotrove/gotrove/internal/telemetry"
+	"github.com/gotrove/gotrove/internal/telemetry/health"
 )
 
 // role is what one process is for.
@@ -103,5 +104,5 @@ func newProcess(ctx context.Context, name string, c *Config, warnings []string, 
 	for _, w := range warnings {
 		log.WarnContext(ctx, w)
 	}
-	return &process{name: name, c: c, log: log, logFile: file, clock: time.Now}, nil
+	return &process{name: name, c: c, log: log, logFile: file, clock: time.Now, health: health.New(nil, log)}, nil
 }
