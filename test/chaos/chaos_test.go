@@ -102,10 +102,29 @@ func (w *world) createAll() map[string]bool {
 func (w *world) allActive(live map[string]bool) {
 	w.t.Helper()
 	demo := w.Demo()
+	defer func() {
+		if w.t.Failed() {
+			w.tell(demo, live)
+		}
+	}()
 	for id := range live {
 		demo.AwaitActive(w.apis[0], id)
 	}
 	w.t.Logf("%s: all are ACTIVE", time.Now().Format(time.TimeOnly))
+}
+
+// tell logs what happened to instances that did not get where they should.
+func (w *world) tell(demo *region.Client, live map[string]bool) {
+	for id := range live {
+		var got struct{ Instance region.Instance }
+		a, err := demo.Do(w.apis[0], http.MethodGet, "instances/"+id, nil)
+		if err == nil {
+			err = a.Into(&got)
+		}
+		if i := got.Instance; err != nil || i.Status != "ACTIVE" || i.Operating != "HEALTHY" {
+			w.t.Logf("instance %s is %s, %s: %v\n%s", id, i.Status, i.Operating, err, w.History(id))
+		}
+	}
 }
 
 // deleteAll deletes all while things break.

@@ -67,6 +67,9 @@ type Answer struct {
 // Into decodes the answer.
 func (a Answer) Into(v any) error { return json.Unmarshal(a.Body, v) }
 
+// String gives code and body.
+func (a Answer) String() string { return fmt.Sprintf("%d %s", a.Code, a.Body) }
+
 // requestWait bounds one request.
 const requestWait = 30 * time.Second
 

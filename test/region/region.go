@@ -67,8 +67,9 @@ type Region struct {
 	// Addresses is what the addresses of instances begin with.
 	Addresses string
 
-	bin      string
-	services []*Service
+	bin       string
+	masterKey string // inst_rpc_key_encr_key
+	services  []*Service
 }
 
 // ranges hands each region of this process addresses of its own.
@@ -156,9 +157,10 @@ func (r *Region) own(err error, stop func()) {
 // configure writes trove.conf.
 func (r *Region) configure(extra string) {
 	r.TB.Helper()
+	r.masterKey = rand.Text()
 	lines := []string{
 		"[DEFAULT]", "transport_url = " + r.BrokerURL(r.Broker.Addr()), "control_exchange = trove", "bind_host = 127.0.0.1",
-		"taskmanager_rpc_encr_key = " + rand.Text(), "inst_rpc_key_encr_key = " + rand.Text(),
+		"taskmanager_rpc_encr_key = " + rand.Text(), "inst_rpc_key_encr_key = " + r.masterKey,
 		"max_instances_per_tenant = 1000", "max_volumes_per_tenant = 4000",
 		"[database]", "connection = " + r.DatabaseURL,
 		"[keystone_authtoken]", "auth_type = password", "auth_url = " + r.Keystone.URL(), "www_authenticate_uri = " + r.Keystone.URL(),

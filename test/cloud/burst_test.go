@@ -1,0 +1,98 @@
+package cloud
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
+	"github.com/gotrove/gotrove/internal/trove"
+	"github.com/gotrove/gotrove/test/region"
+)
+
+// burst sends 5,000 sealed heartbeats as fast as they go while a conductor is
+// killed, and holds that each guest's last one is what the database says.
+func burst(t *testing.T, r *region.Region, conductors []*region.Service) {
+	const beats = 10
+	statuses := []trove.ServiceStatus{trove.ServiceRunning, trove.ServiceHealthy, trove.ServiceShutdown, trove.ServiceCrashed,
+		trove.ServicePaused, trove.ServiceBlocked}
+	guests := r.Guests(500, "burst")
+	type last struct {
+		sent   float64
+		status trove.ServiceStatus
+	}
+	final := map[string]last{}
+	var mu sync.Mutex
+	var sent atomic.Int64
+	third := make(chan struct{})
+	began := time.Now()
+	// Rounds, so that all guests go on until the end.
+	work := make(chan region.Guest)
+	var sending sync.WaitGroup
+	for range 64 {
+		sending.Go(func() {
+			for g := range work {
+				at := float64(time.Now().UnixMicro()) / 1e6
+				status := statuses[rand.IntN(len(statuses))]
+				ctx, cancel := context.WithTimeout(context.Background(), region.Patience)
+				err := g.Conductor.Heartbeat(ctx, conductor.Heartbeat{InstanceID: g.ID, Sent: &at, Payload: conductor.Payload{ServiceStatus: status.Description}})
+				cancel()
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				if at > final[g.ID].sent {
+					final[g.ID] = last{at, status}
+				}
+				mu.Unlock()
+				if sent.Add(1) == int64(len(guests)*beats/3) {
+					close(third)
+				}
+			}
+		})
+	}
+	var killing sync.WaitGroup
+	killing.Go(func() {
+		<-third
+		conductors[0].Kill()
+		if err := conductors[0].Start(); err != nil {
+			t.Error(err)
+		}
+	})
+	for range beats {
+		for _, g := range guests {
+			work <- g
+		}
+	}
+	close(work)
+	sending.Wait()
+	t.Logf("%d heartbeats were sent in %s", sent.Load(), time.Since(began).Round(time.Millisecond))
+	killing.Wait()
+	region.Must(t, func() error {
+		rows, err := r.SQL.QueryContext(t.Context(), "SELECT s.instance_id, s.status_description, c.sent FROM service_statuses s JOIN conductor_lastseen c ON c.instance_id = s.instance_id AND c.method_name = 'heartbeat'")
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		right := 0
+		for rows.Next() {
+			var id, status string
+			var at float64
+			if err := rows.Scan(&id, &status, &at); err != nil {
+				return err
+			}
+			if f, ours := final[id]; ours && f.sent-at < 1e-3 && at-f.sent < 1e-3 && f.status.Description == status {
+				right++
+			}
+		}
+		if right != len(guests) {
+			return fmt.Errorf("of %d guests, %d are in the state they were last in", len(guests), right)
+		}
+		return rows.Err()
+	})
+	t.Logf("all were written down after %s", time.Since(began).Round(time.Millisecond))
+}
