@@ -16,7 +16,7 @@ import (
 // broker.Authenticator and Keeper.
 type Logins struct {
 	passwords Passwords
-	exchange  string // control_exchange
+	place     Place
 	socket    string // where guests reach the broker
 
 	mu     sync.Mutex
@@ -31,8 +31,8 @@ var (
 
 // New makes logins out of a key of at least 32 bytes. socket is the broker's
 // unix socket as guests see it.
-func New(key []byte, exchange, socket string) *Logins {
-	return &Logins{passwords: Passwords{key}, exchange: exchange, socket: socket, guests: map[string]string{}, kick: func(string) {}}
+func New(key []byte, place Place, socket string) *Logins {
+	return &Logins{passwords: Passwords{key}, place: place, socket: socket, guests: map[string]string{}, kick: func(string) {}}
 }
 
 // Restore admits the guests of these instances with their first credentials,
@@ -101,7 +101,7 @@ func (l *Logins) Login(login, password string) (broker.Permissions, error) {
 	if !ok {
 		return broker.Permissions{}, broker.ErrRefused
 	}
-	return compile(RightsOf(l.exchange, id)), nil
+	return compile(RightsOf(l.place, id)), nil
 }
 
 // compile gives rights as the embedded broker takes them.

@@ -9,6 +9,7 @@
 package guestlogin
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -101,18 +102,26 @@ type TopicRight struct{ Exchange, Write, Read string }
 // nothing matches no name.
 const nothing = "^$"
 
+// Place is where on a bus guests may speak.
+type Place struct {
+	Exchange  string // control_exchange
+	Conductor string // conductor_queue; the default if empty
+}
+
+func (p Place) conductor() string { return cmp.Or(p.Conductor, conductor.Topic) }
+
 // RightsOf are what a guest may do: read its two queues, tell the conductor
 // things, and answer calls under its own id. It declares, binds and deletes
 // nothing, and has no right on the default exchange, by which one could write
 // to any queue.
-func RightsOf(controlExchange, instanceID string) Rights {
-	reply := ReplyExchange(controlExchange)
+func RightsOf(p Place, instanceID string) Rights {
+	reply := ReplyExchange(p.Exchange)
 	return Rights{
 		Configure: nothing,
-		Write:     exactly(quoteAll(controlExchange, reply)...),
+		Write:     exactly(quoteAll(p.Exchange, reply)...),
 		Read:      exactly(quoteAll(guest.Queues(instanceID)...)...),
 		Topics: []TopicRight{
-			{Exchange: controlExchange, Write: exactly(regexp.QuoteMeta(conductor.Topic)), Read: nothing},
+			{Exchange: p.Exchange, Write: exactly(regexp.QuoteMeta(p.conductor())), Read: nothing},
 			{Exchange: reply, Write: exactly(regexp.QuoteMeta(instanceID) + `\.reply_[0-9a-f]+`), Read: nothing},
 		},
 	}

@@ -43,7 +43,7 @@ func (q *queues) DeleteQueues(_ context.Context, names ...string) error {
 
 func TestLoginsLiveWithTheirInstances(t *testing.T) {
 	key := bytes.Repeat([]byte{7}, 32)
-	l := guestlogin.New(key, "trove", "/run/bus.sock")
+	l := guestlogin.New(key, guestlogin.Place{Exchange: "trove"}, "/run/bus.sock")
 	q := &queues{}
 	var kicked []string
 	bus := guestlogin.NewBus(l, q, func(login string) { kicked = append(kicked, login) })
@@ -61,7 +61,7 @@ func TestLoginsLiveWithTheirInstances(t *testing.T) {
 	if err != nil || again != first {
 		t.Errorf("a second time another URL, error %v", err)
 	}
-	if other := guestlogin.New(key, "trove", "/run/bus.sock"); other.URL(name).Reveal() != first {
+	if other := guestlogin.New(key, guestlogin.Place{Exchange: "trove"}, "/run/bus.sock"); other.URL(name).Reveal() != first {
 		t.Error("after a restart another URL")
 	}
 	if _, err := l.Login(name, p); err != nil {
@@ -91,7 +91,7 @@ func TestLoginsLiveWithTheirInstances(t *testing.T) {
 }
 
 func TestPermissions(t *testing.T) {
-	l := guestlogin.New(bytes.Repeat([]byte{7}, 32), "trove", "/run/bus.sock")
+	l := guestlogin.New(bytes.Repeat([]byte{7}, 32), guestlogin.Place{Exchange: "trove"}, "/run/bus.sock")
 	l.Restore(ann, bob)
 	name := guestlogin.Name(ann)
 	p, err := l.Login(name, password(t, l, name))

@@ -24,7 +24,7 @@ const (
 type RabbitMQ struct {
 	api       *Management
 	passwords Passwords
-	exchange  string // control_exchange
+	place     Place
 	url       string // where guests reach the broker
 }
 
@@ -32,11 +32,11 @@ var _ Keeper = (*RabbitMQ)(nil)
 
 // NewRabbitMQ makes a Keeper. transportURL is where guests reach the broker;
 // its login, if it has one, is replaced by each guest's own.
-func NewRabbitMQ(api *Management, p Passwords, controlExchange, transportURL string) (*RabbitMQ, error) {
+func NewRabbitMQ(api *Management, p Passwords, place Place, transportURL string) (*RabbitMQ, error) {
 	if _, err := amqp.WithLogin(transportURL, "guest", "guest"); err != nil {
 		return nil, err
 	}
-	return &RabbitMQ{api: api, passwords: p, exchange: controlExchange, url: transportURL}, nil
+	return &RabbitMQ{api: api, passwords: p, place: place, url: transportURL}, nil
 }
 
 // PerGuest implements Keeper.
@@ -52,7 +52,7 @@ func (r *RabbitMQ) Ensure(ctx context.Context, instanceID string, generation int
 		return Credentials{}, err
 	}
 	type object = map[string]any
-	rights := RightsOf(r.exchange, instanceID)
+	rights := RightsOf(r.place, instanceID)
 	puts := []struct {
 		path string
 		body any

@@ -43,7 +43,7 @@ func TestReconcile(t *testing.T) {
 	pass()
 
 	// One of another region's stays.
-	other, err := guestlogin.NewRabbitMQ(management(t, server(t), "other/+ host"), passwords(t), "trove", server(t).URL())
+	other, err := guestlogin.NewRabbitMQ(management(t, server(t), "other/+ host"), passwords(t), guestlogin.Place{Exchange: "trove"}, server(t).URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestManagementOnTheWire(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(api.Close)
-		k, err := guestlogin.NewRabbitMQ(api, passwords(t), "trove", "rabbit://a:b@h1,c:d@h2:5673/v%2Fh?ssl=true")
+		k, err := guestlogin.NewRabbitMQ(api, passwords(t), guestlogin.Place{Exchange: "trove"}, "rabbit://a:b@h1,c:d@h2:5673/v%2Fh?ssl=true")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -93,7 +93,7 @@ func rabbitWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := guestlogin.NewRabbitMQ(api, p, "trove", s.URL())
+	k, err := guestlogin.NewRabbitMQ(api, p, guestlogin.Place{Exchange: "trove"}, s.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func rabbitWorld(t *testing.T) *world {
 func embeddedWorld(t *testing.T) *world {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "bus.sock")
-	l := guestlogin.New(testKey, "trove", socket)
+	l := guestlogin.New(testKey, guestlogin.Place{Exchange: "trove"}, socket)
 	b := broker.New(broker.Options{Auth: l, Logger: quiet})
 	listener, err := net.Listen("unix", socket)
 	if err != nil {

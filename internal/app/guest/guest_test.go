@@ -146,7 +146,7 @@ func newPlane(t *testing.T, dir string) *plane {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	p := &plane{socket: filepath.Join(dir, "bus.sock"), senders: map[string]bool{}, told: make(chan struct{})}
-	logins := guestlogin.New(bytes.Repeat([]byte("k"), 32), "trove", p.socket)
+	logins := guestlogin.New(bytes.Repeat([]byte("k"), 32), guestlogin.Place{Exchange: "trove"}, p.socket)
 	b := broker.New(broker.Options{Auth: logins, Logger: log})
 	l, err := net.Listen("unix", p.socket)
 	if err != nil {

@@ -3,6 +3,7 @@ package server
 import (
 	"strings"
 
+	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpc/amqp"
 )
 
@@ -13,13 +14,10 @@ import (
 var accepted = []struct{ group, names, reason string }{
 	{"DEFAULT", "api_paste_config", "the API's filters are built in"},
 	{"DEFAULT", "trove_api_workers trove_conductor_workers", "one process uses all processors; start more of them where more are wanted"},
-	{"DEFAULT", "rpc_response_timeout", "a call waits agent_call_low_timeout or agent_call_high_timeout"},
-	{"DEFAULT", "executor_thread_pool_size", "there are no threads to pool; what is done at once has a bound of its own"},
 	{"DEFAULT", "report_interval", "services have no periodic tasks of one period; in a guest's own file it is the agent's"},
 	{"DEFAULT", "users_page_size databases_page_size clusters_page_size backups_page_size configurations_page_size modules_page_size", "pages of all lists have instances_page_size"},
 	{"DEFAULT", "http_get_rate http_post_rate http_delete_rate http_put_rate http_mgmt_post_rate", "[gotrove] rate_per_minute is the limit for each method"},
 	{"DEFAULT", "max_header_line", "headers may have 64 KiB together"},
-	{"DEFAULT", "taskmanager_queue conductor_queue", "the queues have the names of the original's defaults, taskmanager and trove-conductor"},
 	{"DEFAULT", "taskmanager_manager conductor_manager db_api_implementation quota_driver network_driver pybasedir", "there is one of these, and it is built in"},
 	{"DEFAULT", "remote_dns_client remote_guest_client remote_nova_client remote_neutron_client remote_cinder_client remote_swift_client remote_trove_client remote_glance_client", "Python classes cannot be loaded"},
 	{"DEFAULT", "region os_region_name", "[gotrove] region_name is"},
@@ -90,7 +88,7 @@ func noEffect() map[string]string {
 		}
 	}
 	for group, options := range map[string]map[string]string{
-		"oslo_messaging_rabbit": amqp.NoEffect(), "database": databaseOptions{}.noEffect(),
+		"DEFAULT": rpc.NoEffect(), "oslo_messaging_rabbit": amqp.NoEffect(), "database": databaseOptions{}.noEffect(),
 		"keystone_authtoken": keystoneOptions{}.noEffect(), "oslo_policy": policyOptions{}.noEffect(),
 	} {
 		for option, reason := range options {

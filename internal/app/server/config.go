@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gotrove/gotrove/internal/osloconf"
+	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpc/amqp"
 	"github.com/gotrove/gotrove/internal/rpcapi/upgrade"
 	"github.com/gotrove/gotrove/internal/secret"
@@ -38,6 +39,9 @@ type Config struct {
 
 	TransportURL    secret.String `conf:"DEFAULT.transport_url"`
 	ControlExchange string        `conf:"DEFAULT.control_exchange"`
+	TaskManagers    string        `conf:"DEFAULT.taskmanager_queue" default:"taskmanager"`
+	Conductors      string        `conf:"DEFAULT.conductor_queue" default:"trove-conductor"`
+	RPC             rpc.Options
 	Database        databaseOptions
 	Rabbit          amqp.Options
 	Secure          secureOptions

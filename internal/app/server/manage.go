@@ -2,8 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -115,7 +113,7 @@ func (m *manage) onStore(cmd *cobra.Command, c *Config, seal store.Sealer, f fun
 }
 
 // withKeys runs f on the database of record and the keys that it is sealed with.
-func (m *manage) withKeys(cmd *cobra.Command, f func(ctx context.Context, s *store.Store, keys *keyring.Ring) error) error {
+func (m *manage) withKeys(cmd *cobra.Command, f func(ctx context.Context, c *Config, s *store.Store, keys *keyring.Ring) error) error {
 	c, err := m.config(cmd)
 	if err != nil {
 		return err
@@ -128,6 +126,7 @@ func (m *manage) withKeys(cmd *cobra.Command, f func(ctx context.Context, s *sto
 	if err != nil {
 		return err
 	}
+	k.TaskManagerTopic = c.TaskManagers
 	var seal store.Sealer
 	if len(k.Master) > 0 {
 		seal = keyring.NewAtRest(k.Master...)
@@ -140,13 +139,6 @@ func (m *manage) withKeys(cmd *cobra.Command, f func(ctx context.Context, s *sto
 		if err != nil {
 			return err
 		}
-		return f(ctx, s, ring)
+		return f(ctx, c, s, ring)
 	})
-}
-
-// newKey makes a random key as text.
-func newKey() string {
-	var b [32]byte
-	rand.Read(b[:]) //nolint:errcheck // it never fails
-	return hex.EncodeToString(b[:])
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/keyring"
 	"github.com/gotrove/gotrove/internal/outbox"
+	"github.com/gotrove/gotrove/internal/rpc/seal"
 	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/trove"
@@ -23,21 +24,30 @@ func keyCommands(m *manage) []*cobra.Command {
 			if all == (len(args) > 0) {
 				return &usageError{cmd, errors.New("name instances, or give --all")}
 			}
-			return m.withKeys(cmd, func(ctx context.Context, s *store.Store, _ *keyring.Ring) error {
-				return rotateCredentials(ctx, cmd, s, args)
+			return m.withKeys(cmd, func(ctx context.Context, c *Config, s *store.Store, _ *keyring.Ring) error {
+				return rotateCredentials(ctx, cmd, c.TaskManagers, s, args)
 			})
 		}}
 	rotate.Flags().BoolVar(&all, "all", false, "of all instances")
+	var original bool
+	key := &cobra.Command{Use: "key", Args: arguments, Short: "Print a new random key, for the options whose names end in _key",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			form := seal.Authenticated
+			if original {
+				form = seal.Original
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), seal.MakeKey(form).Reveal())
+			return nil
+		}}
+	key.Flags().BoolVar(&original, "original", false, "for a bus that services of OpenStack Trove are on too (docs/operator/keys.md)")
 	return []*cobra.Command{
-		{Use: "key", Args: arguments, Short: "Print a new random key, for the options whose names end in _key",
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				fmt.Fprintln(cmd.OutOrStdout(), newKey())
-				return nil
-			}},
+		key,
 		{Use: "rekey", Args: arguments,
 			Short: "Bring what the database holds under the new inst_rpc_key_encr_key, beside running services",
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return m.withKeys(cmd, func(ctx context.Context, s *store.Store, keys *keyring.Ring) error { return rekey(ctx, cmd, s, keys) })
+				return m.withKeys(cmd, func(ctx context.Context, _ *Config, s *store.Store, keys *keyring.Ring) error {
+					return rekey(ctx, cmd, s, keys)
+				})
 			}},
 		rotate,
 	}
@@ -58,7 +68,7 @@ func rekey(ctx context.Context, cmd *cobra.Command, s *store.Store, keys *keyrin
 }
 
 // rotateCredentials asks the task manager, by the outbox of the database.
-func rotateCredentials(ctx context.Context, cmd *cobra.Command, s *store.Store, ids []string) error {
+func rotateCredentials(ctx context.Context, cmd *cobra.Command, topic string, s *store.Store, ids []string) error {
 	live, err := s.LiveInstances(ctx)
 	if err != nil {
 		return err
@@ -77,7 +87,7 @@ func rotateCredentials(ctx context.Context, cmd *cobra.Command, s *store.Store, 
 		if !there[id] {
 			return trove.Errorf(trove.KindNotFound, "there is no instance %q", id)
 		}
-		row, err := outbox.Row(ctx, taskmanager.RotateMessage(taskmanager.Topic, id), "", 0)
+		row, err := outbox.Row(ctx, taskmanager.RotateMessage(topic, id), "", 0)
 		if err != nil {
 			return err
 		}

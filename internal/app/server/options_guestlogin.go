@@ -113,6 +113,11 @@ func (p *process) guestBus(ctx context.Context) (flow.Bus, flow.Options, error) 
 	return guestlogin.On(logins, queues), flow.Options{GuestConfig: slices.Concat(text, []byte("\n"), reply)}, nil
 }
 
+// place is where guests may speak.
+func (p *process) place() guestlogin.Place {
+	return guestlogin.Place{Exchange: p.c.ControlExchange, Conductor: p.c.Conductors}
+}
+
 // rabbitLogins are the guests' logins in the operator's RabbitMQ.
 func (p *process) rabbitLogins() (*guestlogin.RabbitMQ, error) {
 	o := &p.c.Guests
@@ -129,7 +134,7 @@ func (p *process) rabbitLogins() (*guestlogin.RabbitMQ, error) {
 	if where.IsZero() {
 		where = p.c.TransportURL
 	}
-	return guestlogin.NewRabbitMQ(api, passwords, p.c.ControlExchange, where.Reveal())
+	return guestlogin.NewRabbitMQ(api, passwords, p.place(), where.Reveal())
 }
 
 // management is the broker's management API.

@@ -11,7 +11,6 @@ import (
 	"github.com/gotrove/gotrove/internal/keyring"
 	"github.com/gotrove/gotrove/internal/osloconf"
 	"github.com/gotrove/gotrove/internal/rpc/seal"
-	rpctaskmanager "github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
 	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -38,7 +37,7 @@ const (
 
 // keys checks the options, and warns of what is not safe.
 func (o *secureOptions) keys(ctx context.Context, log *slog.Logger) (keyring.Config, error) {
-	c := keyring.Config{TaskManagerTopic: rpctaskmanager.Topic, NewKeys: o.Enable}
+	c := keyring.Config{NewKeys: o.Enable}
 	switch o.Seal {
 	case sealAuthenticated:
 		c.NewForm = seal.Authenticated

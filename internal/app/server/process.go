@@ -21,7 +21,6 @@ import (
 	"github.com/gotrove/gotrove/internal/rpc/amqp"
 	rpcconductor "github.com/gotrove/gotrove/internal/rpcapi/conductor"
 	"github.com/gotrove/gotrove/internal/rpcapi/guest"
-	rpctaskmanager "github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/taskmanager"
 	"github.com/gotrove/gotrove/internal/taskmanager/flow"
@@ -60,6 +59,8 @@ type process struct {
 	keys   *keyring.Ring
 	conn   *amqp.Conn
 	client *rpc.Client
+	// caller is client within [upgrade_levels].
+	caller rpc.Caller
 	guests *guest.Client
 	// ownLogins is whether guests have logins of their own, so that the sender
 	// of a message proves something.
@@ -89,6 +90,7 @@ func (p *process) openStore(ctx context.Context, config store.Config) error {
 	if err != nil {
 		return err
 	}
+	keys.TaskManagerTopic = p.c.TaskManagers
 	if len(keys.Master) > 0 {
 		config.Sealer = keyring.NewAtRest(keys.Master...)
 	}
@@ -110,7 +112,10 @@ func (p *process) connect(config amqp.Config, replyExchange string) (err error) 
 	p.client = rpc.NewClient(p.conn, rpc.ClientOptions{Exchange: p.c.ControlExchange, ReplyExchange: replyExchange, Seal: p.keys,
 		Observer: p.metrics, Log: p.log})
 	p.watchBus()
-	p.guests = guest.NewClient(p.client, p.c.AgentCallLow, p.c.AgentCallHigh)
+	if p.caller, err = p.c.Levels.Caller(p.client, p.c.TaskManagers, p.c.Conductors); err != nil {
+		return err
+	}
+	p.guests = guest.NewClient(p.caller, p.c.AgentCallLow, p.c.AgentCallHigh)
 	p.task("connection", func(ctx context.Context) error {
 		<-ctx.Done()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
@@ -128,15 +133,15 @@ func (p *process) startConductor(senders conductor.Senders) {
 		h = conductor.Confirming(h, p.store, guest.ParseLogin, p.log)
 	}
 	p.rpcServer("conductor", h,
-		rpc.ServerOptions{Topic: rpcconductor.Topic, Workers: conductorWorkers, Open: p.keys.Conductor()})
+		rpc.ServerOptions{Topic: p.c.Conductors, Workers: conductorWorkers, Open: p.keys.Conductor()})
 }
 
 // startWork makes the task manager's engine of work; takeOver ends the leases
 // of whoever held some, for a process that knows to be the only one.
 func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o flow.Options, takeOver bool) (*work.Engine, error) {
-	o.UsageTimeout, o.ControlExchange, o.Clock, o.Log = p.c.UsageTimeout, p.c.ControlExchange, p.clock, p.log
+	o.UsageTimeout, o.ControlExchange, o.ConductorQueue, o.Clock, o.Log = p.c.UsageTimeout, p.c.ControlExchange, p.c.Conductors, p.clock, p.log
 	o.Keys, o.DefaultCIDRs = p.keys, []string{p.c.DefaultCIDR}
-	flows := flow.New(p.store, p.watchedCloud(c), p.guests, p.client, bus, o)
+	flows := flow.New(p.store, p.watchedCloud(c), p.guests, p.caller, bus, o)
 	engine, err := work.New(p.store, work.Options{Observer: p.metrics, Log: p.log}, flows.All()...)
 	if err != nil {
 		return nil, err
@@ -158,8 +163,8 @@ func (p *process) startTaskManager(engine *work.Engine, c cloud.Cloud) {
 		h = guest.FromControlPlane(h, true, p.log)
 	}
 	p.rpcServer("taskmanager", h,
-		rpc.ServerOptions{Topic: rpctaskmanager.Topic, Workers: taskmanagerWorkers, Open: p.keys.TaskManager()})
-	waiting := func(ctx context.Context) (int, error) { return rpc.Waiting(ctx, p.conn, rpctaskmanager.Topic) }
+		rpc.ServerOptions{Topic: p.c.TaskManagers, Workers: taskmanagerWorkers, Open: p.keys.TaskManager()})
+	waiting := func(ctx context.Context) (int, error) { return rpc.Waiting(ctx, p.conn, p.c.TaskManagers) }
 	observer := taskmanager.NewObserver(p.store, p.watchedCloud(c), 0, p.log)
 	sweeper := taskmanager.NewSweeper(p.store, engine, waiting, 0, p.log)
 	pruner := work.NewPruner(p.store, p.log)
@@ -170,7 +175,7 @@ func (p *process) startTaskManager(engine *work.Engine, c cloud.Cloud) {
 
 // startRelay publishes what is in the outbox.
 func (p *process) startRelay() {
-	relay := outbox.NewRelay(p.store, p.client, outbox.Options{Connected: p.conn.Connected(), Observer: p.metrics, Log: p.log})
+	relay := outbox.NewRelay(p.store, p.caller, outbox.Options{Connected: p.conn.Connected(), Observer: p.metrics, Log: p.log})
 	p.task("outbox", relay.Run, 0)
 }
 
@@ -182,7 +187,7 @@ func (p *process) newAPI(c cloud.Cloud, tokens identity.Validator, rules *policy
 	}
 	p.drains = true
 	return api.New(api.Config{
-		PublicEndpoint: publicEndpoint, AuthURI: authURI, Region: p.c.Region,
+		PublicEndpoint: publicEndpoint, AuthURI: authURI, Region: p.c.Region, TaskManagerTopic: p.c.TaskManagers,
 		TrustForwarded: p.c.TrustForwarded, CORSOrigins: p.c.CORSOrigins,
 		DefaultDatastore: p.c.DefaultDatastore, MaxVolumeSize: p.c.MaxVolumeSize, Quotas: p.c.limits(),
 		PageSize: p.c.PageSize, RatePerMinute: p.c.Rate, HeartbeatExpiry: p.c.HeartbeatExpiry, ServiceType: p.c.Keystone.ServiceType,
@@ -192,7 +197,7 @@ func (p *process) newAPI(c cloud.Cloud, tokens identity.Validator, rules *policy
 
 func (p *process) rpcServer(name string, h rpc.Handler, o rpc.ServerOptions) {
 	o.Exchange, o.Server, o.Fanout, o.Observer, o.Log = p.c.ControlExchange, p.c.Host, true, p.metrics, p.log
-	server := rpc.NewServer(p.conn, h, o)
+	server := rpc.NewServer(p.conn, h, p.c.RPC.Serve(p.c.Rabbit, o))
 	p.task(name, func(ctx context.Context) error {
 		<-ctx.Done()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)

@@ -138,7 +138,7 @@ func (s *standalone) startBus(ctx context.Context) error {
 		return err
 	}
 	socket := filepath.Join(s.c.RunDir, "bus.sock")
-	s.logins = guestlogin.New(key, s.c.ControlExchange, socket)
+	s.logins = guestlogin.New(key, s.place(), socket)
 	live, err := s.store.LiveInstances(ctx)
 	if err != nil {
 		return err

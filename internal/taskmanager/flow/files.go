@@ -45,6 +45,7 @@ func (f *Flows) files(inst *trove.Instance, q taskmanager.CreateInstance, transp
 	bus, err := osloconf.Render(osloconf.Group{Name: "DEFAULT", Options: []osloconf.Option{
 		{Name: "transport_url", Value: transportURL},
 		{Name: "control_exchange", Value: f.opts.ControlExchange},
+		{Name: "conductor_queue", Value: f.opts.ConductorQueue},
 	}})
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/cloud"
 	"github.com/gotrove/gotrove/internal/rpc"
+	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/trove"
 	"github.com/gotrove/gotrove/internal/work"
@@ -103,9 +104,10 @@ type Options struct {
 	// Recast is the pause before prepare is cast again to an agent that has
 	// not carried it out; it doubles each time. 20 s.
 	Recast time.Duration
-	// ControlExchange and GuestConfig go into each agent's configuration:
+	// ControlExchange, ConductorQueue and GuestConfig go into each agent's configuration:
 	// GuestConfig as it is, so that an operator can set any option of the agent.
 	ControlExchange string
+	ConductorQueue  string
 	GuestConfig     []byte
 	// DefaultCIDRs may reach an instance that says nothing of its own;
 	// everyone if empty.
@@ -128,6 +130,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Keys == nil {
 		o.Keys = noKeys{}
+	}
+	if o.ConductorQueue == "" {
+		o.ConductorQueue = conductor.Topic
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now

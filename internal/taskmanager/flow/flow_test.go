@@ -282,7 +282,7 @@ func TestCreateTellsTheAgentWhoItIs(t *testing.T) {
 	if want := "[DEFAULT]\nguest_id = i1\ndatastore_manager = mariadb\ndatastore_version = 10.11\ntenant_id = tenant-1\n"; info != want {
 		t.Errorf("guest_info.conf:\n%s\nwant\n%s", info, want)
 	}
-	if want := "[DEFAULT]\ntransport_url = wrong\n[gotrove]\nruntime = process\n\n[DEFAULT]\ntransport_url = rabbit://guest-i1:pa%24s$$word@unix/\ncontrol_exchange = trove\n"; config != want {
+	if want := "[DEFAULT]\ntransport_url = wrong\n[gotrove]\nruntime = process\n\n[DEFAULT]\ntransport_url = rabbit://guest-i1:pa%24s$$word@unix/\ncontrol_exchange = trove\nconductor_queue = trove-conductor\n"; config != want {
 		t.Errorf("trove-guestagent.conf:\n%s\nwant\n%s", config, want)
 	}
 }
