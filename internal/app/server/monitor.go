@@ -105,7 +105,10 @@ func (p *process) watchStore() {
 
 // watchBus shows how the connection to the broker is.
 func (p *process) watchBus() {
-	p.health.Add(health.Check{Name: "bus", Say: "The message bus does not answer.", Probe: func(context.Context) error { return p.conn.Check() }})
+	p.health.Add(health.Check{Name: "bus", Say: "The message bus does not answer.",
+		// What an API is asked for is kept in the database until the bus is back:
+		// taken out by its load balancer, all of a region would be.
+		Optional: p.name == apiName, Probe: func(context.Context) error { return p.conn.Check() }})
 	p.metrics.AddBus(func() metrics.Bus {
 		s := p.conn.State()
 		return metrics.Bus{Connected: s.Connected, Blocked: s.Blocked, Logins: s.Logins}

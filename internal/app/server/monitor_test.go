@@ -192,7 +192,7 @@ func TestHealthOfRoles(t *testing.T) {
 	if at < 0 || last.Checks[at].OK || last.Checks[at].Error == "" || last.Checks[at].Since.IsZero() {
 		t.Errorf("the bus: %+v", last.Checks)
 	}
-	is("http://"+apiAddress, 503, bus, keystone)
+	is("http://"+apiAddress, 503, keystone) // the bus it can do without for a time
 	if err := broker.Start(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -21,9 +21,11 @@ type role struct {
 	start func(ctx context.Context, p *process) (serving []any, err error)
 }
 
+const apiName = "trove-api"
+
 // roles are those that run on a cloud, any number of each.
 var roles = []role{
-	{"trove-api", "Serve the REST API", startAPIRole},
+	{apiName, "Serve the REST API", startAPIRole},
 	{"trove-taskmanager", "Carry out what the API is asked for", startTaskManagerRole},
 	{"trove-conductor", "Write down what guest agents report", startConductorRole},
 }
