@@ -15,8 +15,6 @@ import (
 	"github.com/gotrove/gotrove/internal/keyring"
 	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpc/amqp"
-	rpcconductor "github.com/gotrove/gotrove/internal/rpcapi/conductor"
-	rpctaskmanager "github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -200,7 +198,8 @@ func (d *doctor) checkHosts(ctx context.Context, r *report, whose, url string, o
 
 // checkBus looks at what is on the bus already.
 func (d *doctor) checkBus(ctx context.Context, r *report, conn *amqp.Conn) {
-	topics := []string{rpctaskmanager.Topic, rpcconductor.Topic}
+	program := map[string]string{d.c.TaskManagers: "trove-taskmanager", d.c.Conductors: "trove-conductor"}
+	topics := []string{d.c.TaskManagers, d.c.Conductors}
 	found := rpc.Mismatches(ctx, conn, d.c.ControlExchange, topics...)
 	for _, err := range found {
 		r.broken(err, "")
@@ -223,7 +222,7 @@ func (d *doctor) checkBus(ctx context.Context, r *report, conn *amqp.Conn) {
 		case err != nil:
 			r.ok("queue %s is not there yet: nobody has served it", topic)
 		case q.Consumers == 0 && q.Messages > 0:
-			r.warn("start trove-"+strings.TrimPrefix(topic, "trove-"), "%d messages wait in queue %s, and nobody takes them", q.Messages, topic)
+			r.warn("start "+program[topic], "%d messages wait in queue %s, and nobody takes them", q.Messages, topic)
 		default:
 			r.ok("queue %s has %d consumers and %d messages", topic, q.Consumers, q.Messages)
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gotrove/gotrove/internal/rpc/seal"
 	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/store/dbtest"
@@ -19,6 +20,8 @@ func invoke(args ...string) (code int, out, errs string) {
 	code = Main("test", args, &o, &e)
 	return code, o.String(), e.String()
 }
+
+func newKey() string { return seal.MakeKey(seal.Authenticated).Reveal() }
 
 func writeFile(t *testing.T, name, text string) string {
 	t.Helper()
@@ -219,7 +222,8 @@ func TestManageFiles(t *testing.T) {
 	}
 	_, a, _ := invoke("trove-manage", "key")
 	_, b, _ := invoke("trove-manage", "key")
-	if len(strings.TrimSpace(a)) != 64 || a == b {
-		t.Errorf("keys %q and %q", a, b)
+	_, c, _ := invoke("trove-manage", "key", "--original")
+	if len(a) < 32 || a == b || !strings.HasPrefix(a, "v2.") || strings.HasPrefix(c, "v2.") || len(c) < 32 {
+		t.Errorf("keys %q, %q and %q", a, b, c)
 	}
 }
