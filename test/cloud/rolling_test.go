@@ -16,6 +16,7 @@ import (
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
 
+	"github.com/gotrove/gotrove/internal/rpc/amqp/rabbittest"
 	"github.com/gotrove/gotrove/internal/store/dbtest"
 	"github.com/gotrove/gotrove/internal/trove"
 	"github.com/gotrove/gotrove/test/region"
@@ -223,7 +224,7 @@ func publish(t *testing.T, r *region.Region, topic string, message []byte) {
 	ctx, cancel := context.WithTimeout(t.Context(), region.Patience)
 	defer cancel()
 	if err := ch.PublishWithContext(ctx, "trove", topic, true, false,
-		amqp091.Publishing{ContentType: "application/json", ContentEncoding: "utf-8", Body: body, UserId: "admin"}); err != nil {
+		amqp091.Publishing{ContentType: "application/json", ContentEncoding: "utf-8", Body: body, UserId: rabbittest.AdminName}); err != nil {
 		t.Fatal(err)
 	}
 }

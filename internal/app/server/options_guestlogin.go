@@ -90,6 +90,9 @@ func (p *process) guestBus(ctx context.Context) (flow.Bus, flow.Options, error) 
 		return nil, flow.Options{}, err
 	}
 	queues := guestlogin.NewTopology(p.conn, p.c.ControlExchange, own)
+	restorer := guestlogin.NewRestorer(queues, p.listeningGuests, p.conn.Connected(), p.log)
+	declares := lease.New(p.store, "guest_queues", p.log)
+	p.task("guest queues", func(ctx context.Context) error { return declares.Run(ctx, restorer.Run) }, 0)
 	if !own {
 		p.log.WarnContext(ctx, "ALL GUESTS SHARE ONE LOGIN ON THE MESSAGE BUS: whoever breaks into one database server can read and command all others",
 			"option", "[gotrove] guest_credentials", "instead", "set [gotrove] rabbit_management_url and guest_login_key (docs/operator/guest-logins.md)")
@@ -193,4 +196,17 @@ func (p *process) liveGuests(ctx context.Context) (map[string]int, error) {
 		last[i.ID] = rotated[i.ID].Last()
 	}
 	return last, err
+}
+
+// listeningGuests are the instances whose agents need their queues.
+func (p *process) listeningGuests(ctx context.Context) ([]string, error) {
+	live, err := p.store.LiveInstances(ctx)
+	var ids []string
+	for _, i := range live {
+		// What has no server and is not being made failed, and was taken down.
+		if i.Task != trove.TaskDeleting && (i.ComputeID != "" || i.Task == trove.TaskBuilding) {
+			ids = append(ids, i.ID)
+		}
+	}
+	return ids, err
 }
