@@ -24,7 +24,7 @@ func (s *standalone) bus(login string) (*amqp.Connection, error) {
 		return nil, err
 	}
 	socket := filepath.Join(s.run, "bus.sock")
-	u, err := url.Parse(guestlogin.New(key, "trove", socket).URL(login).Reveal())
+	u, err := url.Parse(guestlogin.New(key, guestlogin.Place{Exchange: "trove"}, socket).URL(login).Reveal())
 	if err != nil {
 		return nil, err
 	}
