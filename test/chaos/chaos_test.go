@@ -27,6 +27,7 @@ func TestChaos(t *testing.T) {
 			w.warm()
 			live := w.createAll()
 			w.allActive(live)
+			w.restartAll(live)
 			region.Must(t, func() error { return w.Left(live) })
 			w.deleteAll(live)
 			w.AssertNothingLeft()
@@ -111,6 +112,18 @@ func (w *world) allActive(live map[string]bool) {
 		demo.AwaitActive(w.apis[0], id)
 	}
 	w.t.Logf("%s: all are ACTIVE", time.Now().Format(time.TimeOnly))
+}
+
+// restartAll asks every agent for something: all hear, whatever became of their
+// queues, logins and keys.
+func (w *world) restartAll(live map[string]bool) {
+	w.t.Helper()
+	demo := w.Demo()
+	for id := range live {
+		demo.Want(w.apis[rand.IntN(len(w.apis))], http.StatusAccepted, http.MethodPost, "instances/"+id+"/action",
+			map[string]any{"restart": map[string]any{}}, nil)
+	}
+	w.allActive(live)
 }
 
 // tell logs what happened to instances that did not get where they should.
