@@ -87,7 +87,7 @@ func contextFromWire(m map[string]json.RawMessage) Context {
 	var c Context
 	str := func(keys ...string) (s string) {
 		for _, k := range keys {
-			if json.Unmarshal(m[k], &s) == nil && s != "" {
+			if v := m[k]; len(v) > 0 && v[0] == '"' && json.Unmarshal(v, &s) == nil && s != "" {
 				return s
 			}
 		}
@@ -98,7 +98,7 @@ func contextFromWire(m map[string]json.RawMessage) Context {
 	c.User = str("user", "user_id")
 	c.ProjectID = str("project_id", "project", "tenant")
 	c.AuthToken = str("auth_token")
-	_ = json.Unmarshal(m["is_admin"], &c.IsAdmin)
+	c.IsAdmin = string(m["is_admin"]) == "true"
 	_ = json.Unmarshal(m["roles"], &c.Roles)
 	c.ServiceCatalog = notNull(m["service_catalog"])
 	c.Notification = notNull(m["trove_notification"])

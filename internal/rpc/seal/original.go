@@ -51,7 +51,7 @@ func (o original) openRequest(road Road, instance string, r *wire.Request) error
 		return ErrKey
 	}
 	var context map[string]json.RawMessage
-	plain, err := o.open(unquoted(r.Context[memberContext]))
+	plain, err := o.cipher.Decrypt(unquoted(r.Context[memberContext]))
 	if err != nil || json.Unmarshal(plain, &context) != nil || context == nil {
 		return ErrKey
 	}

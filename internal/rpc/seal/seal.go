@@ -10,6 +10,7 @@
 package seal
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -169,14 +170,12 @@ func unquoted(v json.RawMessage) []byte {
 		return nil
 	}
 	inner := v[1 : len(v)-1]
-	for _, c := range inner {
-		if c == '\\' { // Python and others may escape the slash
-			var s string
-			if json.Unmarshal(v, &s) != nil {
-				return nil
-			}
-			return []byte(s)
+	if bytes.IndexByte(inner, '\\') >= 0 { // Python and others may escape the slash
+		var s string
+		if json.Unmarshal(v, &s) != nil {
+			return nil
 		}
+		return []byte(s)
 	}
 	return inner
 }

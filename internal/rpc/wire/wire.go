@@ -27,6 +27,11 @@ const (
 // DefaultMaxBody bounds a body, in bytes, where no other bound is given.
 const DefaultMaxBody = 64 << 20
 
+var (
+	errUTF8   = fmt.Errorf("%w: not UTF-8", ErrForm)
+	errObject = fmt.Errorf("%w: not a JSON object", ErrForm)
+)
+
 const (
 	envelopeVersion = "2.0"
 	keyVersion      = "oslo.version"
@@ -180,11 +185,20 @@ func member(inner map[string]json.RawMessage, key string, into any) error {
 	if !ok {
 		return nil
 	}
+	if s, ok := into.(*string); ok && plain(v) {
+		*s = string(v[1 : len(v)-1])
+		return nil
+	}
 	if err := json.Unmarshal(v, into); err != nil {
 		// Not the decoder's text: it may quote a value.
 		return fmt.Errorf("%w: member %s has the wrong type", ErrForm, key)
 	}
 	return nil
+}
+
+// plain tells, of valid JSON, a string that stands for itself.
+func plain(v json.RawMessage) bool {
+	return len(v) >= 2 && v[0] == '"' && bytes.IndexByte(v, '\\') < 0
 }
 
 func isNull(v json.RawMessage) bool { return len(v) == 0 || string(v) == "null" }
@@ -197,23 +211,31 @@ func open(body []byte, limit int) (map[string]json.RawMessage, error) {
 	if len(body) > limit {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(body), limit)
 	}
-	outer, err := object(body)
-	if err != nil {
-		return nil, err
+	if !utf8.Valid(body) {
+		return nil, errUTF8
 	}
-	version, okVersion := outer[keyVersion]
-	message, okMessage := outer[keyMessage]
-	if !okVersion || !okMessage {
-		return outer, nil // version 1.0 had no envelope
+	var e struct {
+		Version json.RawMessage `json:"oslo.version"`
+		// The one long member, in a string: it is worth reading it once only.
+		Message *string `json:"oslo.message"`
 	}
-	var v, m string
-	if json.Unmarshal(version, &v) != nil || json.Unmarshal(message, &m) != nil {
+	if err := json.Unmarshal(body, &e); err != nil {
+		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && len(body) > 0 && bytes.TrimLeft(body, " \t\r\n")[0] == '{' {
+			return nil, fmt.Errorf("%w: members of the envelope are not strings", ErrForm)
+		}
+		return nil, errObject
+	}
+	if e.Version == nil || e.Message == nil {
+		return object(body) // version 1.0 had no envelope
+	}
+	var v string
+	if json.Unmarshal(e.Version, &v) != nil {
 		return nil, fmt.Errorf("%w: members of the envelope are not strings", ErrForm)
 	}
 	if !understood(v) {
 		return nil, fmt.Errorf("%w: %.20q", ErrVersion, v)
 	}
-	return object([]byte(m))
+	return object([]byte(*e.Message))
 }
 
 // understood is oslo.messaging's rule: the same major version, and a minor one
@@ -233,11 +255,11 @@ func understood(v string) bool {
 
 func object(b []byte) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(b) {
-		return nil, fmt.Errorf("%w: not UTF-8", ErrForm)
+		return nil, errUTF8
 	}
 	var o map[string]json.RawMessage
 	if err := json.Unmarshal(b, &o); err != nil || o == nil {
-		return nil, fmt.Errorf("%w: not a JSON object", ErrForm)
+		return nil, errObject
 	}
 	return o, nil
 }
