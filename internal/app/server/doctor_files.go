@@ -188,7 +188,7 @@ func differences(ours, theirs amqp.Options) map[string][2]string {
 // checkPolicy reads the policy files.
 func (d *doctor) checkPolicy(ctx context.Context, r *report) {
 	if _, err := policy.Open(ctx, d.c.Policy.config(d.c.places, d.log)); err != nil {
-		r.broken(err, "correct the policy file; trove-manage policy check reads it")
+		r.broken(err, "correct the policy file; trove-manage policy show reads it")
 		return
 	}
 	r.ok("the policy can be read")

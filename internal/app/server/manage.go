@@ -25,7 +25,9 @@ func manageCommand() *cobra.Command {
 		root.AddCommand(group(m)...)
 	}
 	for _, c := range root.Commands() {
-		c.SilenceErrors, c.SilenceUsage = true, true
+		for _, c := range append(c.Commands(), c) {
+			c.SilenceErrors, c.SilenceUsage = true, true
+		}
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{cmd, err} })
 	return root

@@ -34,32 +34,33 @@ func fileCommands(m *manage) []*cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "Read %d files and %d directories; %d lines to look at.\n", len(src.Files), len(src.Dirs), len(warnings))
 				return nil
 			}})
-	rules := &cobra.Command{Use: "policy", Short: "Look at the policy"}
-	rules.AddCommand(
-		&cobra.Command{Use: "sample", Args: arguments, Short: "Print every rule with its default",
-			RunE: func(cmd *cobra.Command, _ []string) error { return policy.Sample(cmd.OutOrStdout()) }},
-		&cobra.Command{Use: "check", Args: arguments, Short: "Read the policy files and print the rules that differ from the defaults",
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				c, err := m.config(cmd)
-				if err != nil {
-					return err
-				}
-				log, err := m.log(cmd)
-				if err != nil {
-					return err
-				}
-				e, err := policy.Open(cmd.Context(), c.Policy.config(c.places, log))
-				if err != nil {
-					return err
-				}
-				return e.WriteRules(cmd.OutOrStdout(), true)
-			}})
-	for _, c := range []*cobra.Command{conf, rules} {
-		for _, sub := range c.Commands() {
-			sub.SilenceErrors, sub.SilenceUsage = true, true
-		}
-	}
-	return []*cobra.Command{conf, rules}
+	return []*cobra.Command{conf, policyCommand(m)}
+}
+
+// policyCommand is about the policy: who may do what.
+func policyCommand(m *manage) *cobra.Command {
+	changed := false
+	show := &cobra.Command{Use: "show", Aliases: []string{"check"}, Args: arguments, Short: "Check the policy files, and print the rules in force",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := m.config(cmd)
+			if err != nil {
+				return err
+			}
+			log, err := m.log(cmd)
+			if err != nil {
+				return err
+			}
+			e, err := policy.Open(cmd.Context(), c.Policy.config(c.places, log))
+			if err != nil {
+				return err
+			}
+			return e.WriteRules(cmd.OutOrStdout(), changed)
+		}}
+	show.Flags().BoolVar(&changed, "changed", false, "only the rules that differ from the defaults")
+	group := &cobra.Command{Use: "policy", Short: "Look at the policy"}
+	group.AddCommand(show, &cobra.Command{Use: "sample", Args: arguments, Short: "Print every rule with its calls and its default",
+		RunE: func(cmd *cobra.Command, _ []string) error { return policy.Sample(cmd.OutOrStdout()) }})
+	return group
 }
 
 // describedOptions are all options of the services, as a cloud's have them.
