@@ -109,6 +109,7 @@ func (s *Server) Heartbeat(ctx context.Context, from conductor.Sender, h conduct
 		s.log.DebugContext(ctx, "a heartbeat was not newer than the last")
 	}
 	if st := h.Payload.Stage; st != nil {
+		s.log.DebugContext(ctx, "an agent reports a stage", "stage", clip(st.Name, 64))
 		text := clip(st.Message, maxText)
 		if text == "" {
 			text = clip(st.Name, maxText)

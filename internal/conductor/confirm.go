@@ -40,6 +40,7 @@ func Confirming(next rpc.Handler, r Rotations, parse func(login string) (instanc
 				case err != nil:
 					log.ErrorContext(ctx, "that an agent uses its new credentials could not be written down", "error", err)
 				default:
+					log.InfoContext(ctx, "an agent uses its new credentials", "generation", generation)
 					mu.Lock()
 					if len(confirmed) >= maxConfirmed {
 						clear(confirmed)

@@ -140,7 +140,7 @@ func New(cfg Config) (*Agent, error) {
 	a.pulse = newPulse(cfg.Conductor, cfg.InstanceID, cfg.Version, cfg.Timing.Heartbeat, cfg.Log)
 	a.usage = newUsage(cfg.VolumeDir, cfg.VolumeSize, cfg.Log)
 	if status := initialStatus(st.get()); status != (trove.ServiceStatus{}) {
-		a.pulse.set(status, nil)
+		a.pulse.set(context.Background(), status, nil)
 	}
 	return a, nil
 }
@@ -210,10 +210,10 @@ func (a *Agent) stopOnExit(ctx context.Context) error {
 		return err
 	}
 	if a.state.get().Phase == phasePrepared {
-		a.pulse.set(trove.ServiceShutdown, nil)
+		a.pulse.set(ctx, trove.ServiceShutdown, nil)
 		a.pulse.flush(ctx)
 	}
-	a.log.Info("engine stopped")
+	a.log.InfoContext(ctx, "engine stopped")
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/gotrove/gotrove/internal/durable"
+	"github.com/gotrove/gotrove/internal/rpc"
 	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -20,7 +21,7 @@ import (
 // new ones: an agent that dies at any point finds one pair that is good.
 type Credentials struct {
 	path, instanceID string
-	changed          chan struct{}
+	changed          chan rpc.Context
 
 	mu  sync.Mutex
 	now credentials
@@ -43,7 +44,7 @@ const credentialsVersion = 1
 // OpenCredentials reads the file of an instance's agent, or begins with what is
 // configured if there is none.
 func OpenCredentials(path, instanceID string) (*Credentials, error) {
-	c := &Credentials{path: path, instanceID: instanceID, changed: make(chan struct{}, 1),
+	c := &Credentials{path: path, instanceID: instanceID, changed: make(chan rpc.Context, 1),
 		now: credentials{Version: credentialsVersion, Instance: instanceID}}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -74,13 +75,14 @@ func (c *Credentials) Get() (current guestapi.Credentials, previous *guestapi.Cr
 	return c.now.Current, c.now.Previous
 }
 
-// Changed has an element after each Take.
-func (c *Credentials) Changed() <-chan struct{} { return c.changed }
+// Changed has an element after each Take: the ids of the request that the last
+// one came with.
+func (c *Credentials) Changed() <-chan rpc.Context { return c.changed }
 
 // Take writes newer credentials down. Those that are not newer are no error:
 // who sent them has not heard yet, so they are tried again if they were not
 // taken by the bus.
-func (c *Credentials) Take(fresh guestapi.Credentials) error {
+func (c *Credentials) Take(ctx context.Context, fresh guestapi.Credentials) error {
 	if fresh.Generation < 1 || fresh.Password == "" || fresh.Login != guestapi.Login(c.instanceID, fresh.Generation) {
 		return trove.Errorf(trove.KindBadRequest, "These are no credentials of this instance's agent.")
 	}
@@ -97,7 +99,11 @@ func (c *Credentials) Take(fresh guestapi.Credentials) error {
 			return err
 		}
 	}
-	signal(c.changed)
+	select {
+	case <-c.changed: // whoever comes for it gets the newer
+	default:
+	}
+	c.changed <- idsOf(ctx)
 	return nil
 }
 
@@ -150,17 +156,17 @@ func (c *Credentials) write(next credentials) error {
 
 // RotateCredentials writes new credentials down; whoever keeps the agent on the
 // bus hears of it.
-func (a *Agent) RotateCredentials(_ context.Context, c guestapi.Credentials) error {
+func (a *Agent) RotateCredentials(ctx context.Context, c guestapi.Credentials) error {
 	if a.cfg.Credentials == nil {
 		return trove.Errorf(trove.KindNotImplemented, "This guest agent has its login from the operator.")
 	}
-	if err := a.cfg.Credentials.Take(c); err != nil {
+	if err := a.cfg.Credentials.Take(ctx, c); err != nil {
 		return err
 	}
-	a.log.Info("new credentials", "generation", c.Generation)
+	a.log.InfoContext(ctx, "new credentials", "generation", c.Generation)
 	return nil
 }
 
 // Announce reports the agent's status again, at once: whoever waits for a
-// message under new credentials hears it.
-func (a *Agent) Announce() { a.pulse.announce() }
+// message under new credentials hears it. ctx has the ids of who asked for them.
+func (a *Agent) Announce(ctx context.Context) { a.pulse.announce(ctx) }

@@ -34,10 +34,10 @@ func (a *Agent) Prepare(ctx context.Context, p guestapi.Prepare) error {
 	if err := a.state.update(func(s *state) {
 		s.Phase, s.Prepare, s.Request, s.Failure = phasePreparing, &p, who, ""
 	}); err != nil {
-		a.pulse.set(trove.ServiceFailed, nil)
+		a.pulse.set(ctx, trove.ServiceFailed, nil)
 		return err
 	}
-	a.pulse.set(trove.ServiceBuilding, &conductor.Stage{Name: "accepted"})
+	a.pulse.set(ctx, trove.ServiceBuilding, &conductor.Stage{Name: "accepted"})
 	signal(a.wake)
 	return nil
 }
@@ -98,7 +98,8 @@ func (a *Agent) prepareOnce(parent context.Context) {
 	if s.Phase != phasePreparing || s.Prepare == nil {
 		return
 	}
-	limited, cancel := context.WithTimeout(rpc.WithContext(ctx, s.Request), a.cfg.Timing.PrepareLimit)
+	ctx = s.Request.Logged(ctx) // the one it came with is long over
+	limited, cancel := context.WithTimeout(ctx, a.cfg.Timing.PrepareLimit)
 	defer cancel()
 	go a.watchDisk(ctx, stop)
 	stage, err := a.prepareStages(limited, *s.Prepare)
@@ -107,10 +108,10 @@ func (a *Agent) prepareOnce(parent context.Context) {
 	}
 	switch {
 	case err == nil:
-		a.log.Info("instance prepared")
-		a.pulse.set(trove.ServiceHealthy, nil)
+		a.log.InfoContext(ctx, "instance prepared")
+		a.pulse.set(ctx, trove.ServiceHealthy, nil)
 	case parent.Err() != nil:
-		a.log.Info("prepare was cut off and will be resumed", "stage", stage)
+		a.log.InfoContext(ctx, "prepare was cut off and will be resumed", "stage", stage)
 	default:
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
@@ -118,7 +119,7 @@ func (a *Agent) prepareOnce(parent context.Context) {
 		if !errors.Is(err, errStopped) {
 			err = a.blameDisk(err)
 		}
-		a.prepareFailed(parent, stage, *s.Prepare, err)
+		a.prepareFailed(s.Request.Logged(parent), stage, *s.Prepare, err)
 	}
 }
 
@@ -163,8 +164,8 @@ func (a *Agent) prepareStages(ctx context.Context, p guestapi.Prepare) (stage st
 		if s.skip {
 			continue
 		}
-		a.log.Info("prepare", "stage", s.name)
-		a.pulse.set(trove.ServiceBuilding, &conductor.Stage{
+		a.log.InfoContext(ctx, "prepare", "stage", s.name)
+		a.pulse.set(ctx, trove.ServiceBuilding, &conductor.Stage{
 			Name: s.name, Message: s.message, Done: int64(i), Total: int64(len(stages)), Unit: "stages"})
 		if err := s.do(); err != nil {
 			return s.name, err
@@ -191,19 +192,19 @@ func (a *Agent) prepareFailed(ctx context.Context, stage string, p guestapi.Prep
 	secrets := prepareSecrets(p)
 	failure := redact(fmt.Sprintf("Preparing the database failed at stage %q: %s", stage, err), secrets)
 	tail := redact(a.cfg.Engine.LogTail(), secrets)
-	a.log.Error("prepare failed", "stage", stage, "error", failure, "log_tail", tail)
+	a.log.ErrorContext(ctx, "prepare failed", "stage", stage, "error", failure, "log_tail", tail)
 	// The fault goes first: who sees the status finds its cause. There is none
 	// if somebody stopped it.
 	if !errors.Is(err, errStopped) {
-		a.notify(rpc.WithContext(ctx, a.state.get().Request), "prepare",
+		a.notify(ctx, "prepare",
 			&trove.Error{Kind: trove.KindOf(err), Message: failure, Action: trove.ActionOf(err)}, tail)
 	}
 	if err := a.state.update(func(s *state) {
 		s.Phase, s.Prepare, s.Failure = phaseFailed, nil, failure
 	}); err != nil {
-		a.log.Error("cannot remember that prepare failed", "error", err)
+		a.log.ErrorContext(ctx, "cannot remember that prepare failed", "error", err)
 	}
-	a.pulse.set(trove.ServiceFailed, nil)
+	a.pulse.set(ctx, trove.ServiceFailed, nil)
 }
 
 func prepareSecrets(p guestapi.Prepare) []string {

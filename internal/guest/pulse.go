@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -43,15 +44,22 @@ type pulse struct {
 type beat struct {
 	status trove.ServiceStatus
 	stage  *conductor.Stage
+	cause  rpc.Context // the ids of the request that it comes of, for logs
+}
+
+// idsOf are the ids of the request that ctx is of: what may be told of it.
+func idsOf(ctx context.Context) rpc.Context {
+	c := rpc.ContextFrom(ctx)
+	return rpc.Context{RequestID: c.RequestID, GlobalRequestID: c.GlobalRequestID, ProjectID: c.ProjectID}
 }
 
 func newPulse(to Conductor, instanceID, version string, every time.Duration, log *slog.Logger) *pulse {
 	return &pulse{to: to, instanceID: instanceID, version: version, every: every, log: log, changed: make(chan struct{}, 1)}
 }
 
-// set reports a status and a stage of prepare. What was reported last is not
-// reported again.
-func (p *pulse) set(s trove.ServiceStatus, stage *conductor.Stage) {
+// set reports a status and a stage of prepare, with the ids of the request that
+// ctx is of. What was reported last is not reported again.
+func (p *pulse) set(ctx context.Context, s trove.ServiceStatus, stage *conductor.Stage) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if s == p.status && stage == nil {
@@ -61,7 +69,7 @@ func (p *pulse) set(s trove.ServiceStatus, stage *conductor.Stage) {
 	if len(p.waiting) == maxBeats {
 		p.waiting = slices.Delete(p.waiting, 0, 1)
 	}
-	p.waiting = append(p.waiting, beat{s, stage})
+	p.waiting = append(p.waiting, beat{s, stage, idsOf(ctx)})
 	signal(p.changed)
 }
 
@@ -127,7 +135,7 @@ func (p *pulse) run(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-timer.C:
-			p.repeat()
+			p.repeat(ctx)
 		case <-p.changed:
 			if failures > 0 { // the wait stands: a change does not make the broker come back
 				select {
@@ -142,17 +150,17 @@ func (p *pulse) run(ctx context.Context) {
 
 // repeat has the status sent again, unless something waits anyway or nothing is
 // known yet.
-func (p *pulse) repeat() {
+func (p *pulse) repeat(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.waiting) == 0 && p.status != (trove.ServiceStatus{}) {
-		p.waiting = append(p.waiting, beat{status: p.status})
+		p.waiting = append(p.waiting, beat{status: p.status, cause: idsOf(ctx)})
 	}
 }
 
 // announce is repeat at once.
-func (p *pulse) announce() {
-	p.repeat()
+func (p *pulse) announce(ctx context.Context) {
+	p.repeat(ctx)
 	signal(p.changed)
 }
 
@@ -195,7 +203,7 @@ func (p *pulse) sendAll(ctx context.Context) error {
 }
 
 func (p *pulse) send(ctx context.Context, b beat, done []string) error {
-	ctx, cancel := context.WithTimeout(ctx, beatLimit)
+	ctx, cancel := context.WithTimeout(rpc.WithContext(ctx, b.cause), beatLimit)
 	defer cancel()
 	// The conductor drops what is not newer than what it has, so the time rises
 	// with every heartbeat even if the clock stands or was set back.

@@ -18,7 +18,7 @@ func TestFlushWaitsForWhatIsUnderWay(t *testing.T) {
 		w.slow = time.Second
 		p := newPulse(fakeConductor{w}, "i1", "test", time.Minute, slog.New(slog.NewTextHandler(io.Discard, nil)))
 		go p.run(t.Context())
-		p.set(trove.ServiceShutdown, nil)
+		p.set(t.Context(), trove.ServiceShutdown, nil)
 		synctest.Wait() // it is being sent
 		p.flush(t.Context())
 		synctest.Wait()

@@ -52,7 +52,7 @@ func (a *Agent) supervise(ctx context.Context) {
 			ends = 0
 		}
 		ends++
-		a.log.Error("engine is down", "error", err, "in_a_row", ends, "log_tail", a.cfg.Engine.LogTail())
+		a.log.ErrorContext(ctx, "engine is down", "error", err, "in_a_row", ends, "log_tail", a.cfg.Engine.LogTail())
 		if ends == tellAfter {
 			a.notify(ctx, "restart", fmt.Errorf("the database service ended %d times in a row: %w", ends, err), a.cfg.Engine.LogTail())
 		}
@@ -77,7 +77,7 @@ func (a *Agent) keep(ctx context.Context) error {
 	h, err := a.ensureRunning(ctx)
 	if err != nil {
 		if ctx.Err() == nil && !a.inTransition() {
-			a.pulse.set(trove.ServiceCrashed, nil)
+			a.pulse.set(ctx, trove.ServiceCrashed, nil)
 		}
 		return err
 	}
@@ -112,7 +112,7 @@ func (a *Agent) keep(ctx context.Context) error {
 			continue
 		case st := <-ended:
 			ended <- st // for the deferred receive
-			return a.engineEnded(*h, st)
+			return a.engineEnded(ctx, *h, st)
 		case <-timer.C:
 		}
 		err := a.ready(ctx)
@@ -125,7 +125,7 @@ func (a *Agent) keep(ctx context.Context) error {
 			return nil
 		case err == nil:
 			lastGood = time.Now()
-			a.report(*h, trove.ServiceHealthy)
+			a.report(ctx, *h, trove.ServiceHealthy)
 			timer.Reset(jitter(a.cfg.Timing.Health))
 			continue
 		case ready:
@@ -136,14 +136,14 @@ func (a *Agent) keep(ctx context.Context) error {
 		// One slow answer is no outage, and one that is known stays what it is.
 		known := a.pulse.current() != trove.ServiceHealthy && a.pulse.current() != (trove.ServiceStatus{})
 		if !known && time.Since(lastGood) > patience*a.cfg.Timing.Health {
-			a.log.Warn("engine runs and does not answer", "error", err)
-			a.report(*h, trove.ServiceUnknown)
+			a.log.WarnContext(ctx, "engine runs and does not answer", "error", err)
+			a.report(ctx, *h, trove.ServiceUnknown)
 		}
 	}
 }
 
 // engineEnded reports that the watched engine is gone, unless that was meant.
-func (a *Agent) engineEnded(h runtime.Handle, st runtime.State) error {
+func (a *Agent) engineEnded(ctx context.Context, h runtime.Handle, st runtime.State) error {
 	if a.inTransition() || !a.isCurrent(h) {
 		return nil
 	}
@@ -151,7 +151,7 @@ func (a *Agent) engineEnded(h runtime.Handle, st runtime.State) error {
 	if st.ExitCode == 0 {
 		status = trove.ServiceShutdown
 	}
-	a.report(h, status)
+	a.report(ctx, h, status)
 	return endError(st)
 }
 
@@ -169,9 +169,9 @@ func endError(st runtime.State) error {
 
 // report sets the status that was seen of h, unless an operation in progress or
 // another engine process decides it now.
-func (a *Agent) report(h runtime.Handle, s trove.ServiceStatus) {
+func (a *Agent) report(ctx context.Context, h runtime.Handle, s trove.ServiceStatus) {
 	if !a.inTransition() && a.isCurrent(h) {
-		a.pulse.set(s, nil)
+		a.pulse.set(ctx, s, nil)
 	}
 }
 
@@ -234,7 +234,7 @@ func (a *Agent) startEngine(ctx context.Context) (runtime.Handle, error) {
 		}
 	}
 	if a.pulse.current() == (trove.ServiceStatus{}) { // this agent has not seen it run
-		a.pulse.set(trove.ServiceShutdown, nil)
+		a.pulse.set(ctx, trove.ServiceShutdown, nil)
 	}
 	spec, err := a.cfg.Engine.Command()
 	if err != nil {
@@ -246,9 +246,9 @@ func (a *Agent) startEngine(ctx context.Context) (runtime.Handle, error) {
 	}
 	if err := a.state.remember(func(s *state) { s.Handle, s.ShouldRun = &h, true }); err != nil {
 		// The next agent finds it without.
-		a.log.Error("the engine's handle was not written", "error", err)
+		a.log.ErrorContext(ctx, "the engine's handle was not written", "error", err)
 	}
-	a.log.Info("engine runs", "pid", h.PID, "container", h.Container)
+	a.log.InfoContext(ctx, "engine runs", "pid", h.PID, "container", h.Container)
 	return h, nil
 }
 
@@ -336,26 +336,26 @@ func (a *Agent) Restart(ctx context.Context, requestID string) error {
 	}
 	defer a.unlock()
 	if last := a.state.get().Restarted; last != nil && requestID != "" && last.ID == requestID {
-		a.log.Info("asked again for a restart that was carried out", "request", requestID)
+		a.log.InfoContext(ctx, "asked again for a restart that was carried out", "request", requestID)
 		return last.result()
 	}
 	a.setTransition(true)
 	defer signal(a.kick)
 	defer a.setTransition(false)
-	a.pulse.set(trove.ServiceRestarting, nil)
+	a.pulse.set(ctx, trove.ServiceRestarting, nil)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	go a.watchDisk(ctx, stop)
 	h, err := a.restart(ctx)
 	if err == nil {
-		a.pulse.set(trove.ServiceHealthy, nil)
-		a.log.Info("engine restarted", "pid", h.PID)
+		a.pulse.set(ctx, trove.ServiceHealthy, nil)
+		a.log.InfoContext(ctx, "engine restarted", "pid", h.PID)
 	} else {
 		if errors.Is(err, context.Canceled) {
 			err = context.Cause(ctx) // who gave it up says why
 		}
 		err = a.withLogTail(a.blameDisk(err))
-		a.pulse.set(trove.ServiceCrashed, nil)
+		a.pulse.set(ctx, trove.ServiceCrashed, nil)
 	}
 	if requestID != "" && ending.Err() == nil {
 		done := &restarted{ID: requestID}
@@ -363,7 +363,7 @@ func (a *Agent) Restart(ctx context.Context, requestID string) error {
 			done.Failure, done.Action = err.Error(), trove.ActionOf(err)
 		}
 		if err := a.state.remember(func(s *state) { s.Restarted = done }); err != nil {
-			a.log.Error("cannot write down that a restart was carried out", "error", err)
+			a.log.ErrorContext(ctx, "cannot write down that a restart was carried out", "error", err)
 		}
 	}
 	return err
@@ -426,11 +426,11 @@ func (a *Agent) StopDB(ctx context.Context) error {
 	}
 	switch a.state.get().Phase {
 	case phasePrepared:
-		a.pulse.set(trove.ServiceShutdown, nil)
+		a.pulse.set(ctx, trove.ServiceShutdown, nil)
 	case phaseFailed:
-		a.pulse.set(trove.ServiceFailed, nil)
+		a.pulse.set(ctx, trove.ServiceFailed, nil)
 	}
-	a.log.Info("engine stopped")
+	a.log.InfoContext(ctx, "engine stopped")
 	return nil
 }
 

@@ -146,6 +146,7 @@ func (b *bus) run(ctx context.Context, agent *guest.Agent) {
 	}
 	retry := time.NewTimer(tryAgain)
 	defer retry.Stop()
+	asked := ctx // with the ids of who asked for new credentials last
 	for {
 		select {
 		case <-ctx.Done():
@@ -153,16 +154,17 @@ func (b *bus) run(ctx context.Context, agent *guest.Agent) {
 		case err := <-admitted:
 			switch {
 			case err == nil:
-				agent.Announce()
+				agent.Announce(ctx)
 			case trove.IsKind(err, trove.KindUnauthorized) && b.current() == first:
 				b.goBack(ctx, agent)
 				retry.Reset(tryAgain/2 + rand.N(tryAgain))
 			}
 			continue
-		case <-b.creds.Changed():
+		case who := <-b.creds.Changed():
+			asked = who.Logged(ctx)
 		case <-retry.C:
 		}
-		if !b.move(ctx, agent) {
+		if !b.move(asked, agent) {
 			retry.Reset(tryAgain/2 + rand.N(tryAgain))
 		}
 	}
@@ -191,7 +193,7 @@ func (b *bus) goBack(ctx context.Context, agent *guest.Agent) {
 func (b *bus) move(ctx context.Context, agent *guest.Agent) bool {
 	newest, previous := b.creds.Get()
 	if newest.Generation <= b.current().used.Generation {
-		agent.Announce() // whoever asked has not heard yet
+		agent.Announce(ctx) // whoever asked has not heard yet
 		return true
 	}
 	next, err := b.open(newest, previous)
@@ -209,7 +211,7 @@ func (b *bus) move(ctx context.Context, agent *guest.Agent) bool {
 	b.serve(next, agent)
 	b.use(ctx, next)
 	b.log.InfoContext(ctx, "new credentials are in use", "login", newest.Login)
-	agent.Announce()
+	agent.Announce(ctx)
 	return true
 }
 
