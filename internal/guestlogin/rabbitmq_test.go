@@ -15,6 +15,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/guestlogin"
 	"github.com/gotrove/gotrove/internal/rpc/amqp/rabbittest"
+	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -41,6 +42,33 @@ func TestReconcile(t *testing.T) {
 	w.refused(bobs)
 	w.dial(anns)
 	pass()
+
+	// Queues without a login, of a Restorer that was killed.
+	if err := guestlogin.NewTopology(w.conn, "trove", true).DeclareGuestQueues(t.Context(), guest.Queues(carol)...); err != nil {
+		t.Fatal(err)
+	}
+	control := w.dial(w.controlPlane())
+	queues := func() (n int) {
+		t.Helper()
+		for _, q := range guest.Queues(carol) {
+			ch, err := control.Channel()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ch.QueueDeclarePassive(q, false, false, false, false, nil); err == nil {
+				n++
+			}
+		}
+		return n
+	}
+	pass()
+	if n := queues(); n != 2 {
+		t.Errorf("%d queues after they were found once", n)
+	}
+	pass()
+	if n := queues(); n != 0 {
+		t.Errorf("%d queues are left over", n)
+	}
 
 	// One of another region's stays.
 	other, err := guestlogin.NewRabbitMQ(management(t, server(t), "other/+ host"), passwords(t), guestlogin.Place{Exchange: "trove"}, server(t).URL())

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/rpcapi/guest"
@@ -64,6 +65,10 @@ func (r *Reconciler) Reconcile(ctx context.Context) (removed []string, err error
 	}); err != nil {
 		return nil, err
 	}
+	queues, err := r.guestQueues(ctx)
+	if err != nil {
+		return nil, err
+	}
 	live, err := r.live(ctx)
 	if err != nil {
 		return nil, err
@@ -98,9 +103,48 @@ func (r *Reconciler) Reconcile(ctx context.Context) (removed []string, err error
 		}
 		removed = append(removed, login)
 	}
+	if err := r.removeQueues(ctx, queues, live, found); err != nil {
+		return removed, err
+	}
 	slices.Sort(removed)
 	r.before = found
 	return removed, nil
+}
+
+// guestQueues are the queues of agents that there are, by their instances.
+func (r *Reconciler) guestQueues(ctx context.Context) (map[string][]string, error) {
+	queues := map[string][]string{}
+	err := r.rabbit.api.names(ctx, path("queues", r.rabbit.api.vhost), func(name string) {
+		if rest, ok := strings.CutPrefix(name, guest.Topic("")); ok {
+			id, _, _ := strings.Cut(rest, ".")
+			if slices.Contains(guest.Queues(id), name) {
+				queues[id] = append(queues[id], name)
+			}
+		}
+	})
+	return queues, err
+}
+
+// removeQueues removes the queues that are left over without a login: of a
+// Restorer that was killed while it declared those of an instance whose deletion
+// began.
+func (r *Reconciler) removeQueues(ctx context.Context, queues map[string][]string, live map[string]int, found map[string]bool) error {
+	for id, names := range queues {
+		if _, ok := live[id]; ok {
+			continue
+		}
+		for _, name := range names {
+			found[name] = true
+			if !r.before[name] {
+				continue
+			}
+			r.log.WarnContext(ctx, "a queue is left over from an instance that is not there: removed", "queue", name)
+			if err := r.queues.DeleteQueues(ctx, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // ours tells whether a login has rights in our virtual host only, or none at
