@@ -163,16 +163,27 @@ func (s *service) login(ctx context.Context) (login, error) {
 	if err != nil {
 		return login{}, err
 	}
-	where := gophercloud.EndpointOpts{Region: s.o.Region, Availability: s.wanted}
-	where.ApplyDefaults("identity")
-	found, err := openstack.V3EndpointURL(catalog, where)
-	if err != nil {
+	found := s.endpoint(catalog)
+	if found == "" {
 		s.o.Log.WarnContext(ctx, "the catalog has no such endpoint of Keystone; tokens are checked at auth_url",
 			"interface", s.o.Interface, "region", s.o.Region)
 		return l, nil
 	}
 	l.endpoint, err = versioned(found)
 	return l, err
+}
+
+// endpoint is Keystone's own in a catalog, empty if it has none that is wanted.
+// Which version an endpoint has is not asked: it is always v3.
+func (s *service) endpoint(catalog *tokens.ServiceCatalog) string {
+	for _, entry := range catalog.Entries {
+		for _, e := range entry.Endpoints {
+			if entry.Type == "identity" && e.Interface == string(s.wanted) && (s.o.Region == "" || e.Region == s.o.Region || e.RegionID == s.o.Region) {
+				return gophercloud.NormalizeURL(e.URL)
+			}
+		}
+	}
+	return ""
 }
 
 // explain tells a login that Keystone refuses from one it could not take. What

@@ -17,7 +17,7 @@ func TestServersSurvive(t *testing.T) {
 			s := dbtest.Start(t, e)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
-			if s.Database(t) == s.Database(t) {
+			if first, second := s.Database(t), s.Database(t); first == second {
 				t.Error("two databases are one")
 			}
 			admin := s.Admin(t)
