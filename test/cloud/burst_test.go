@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,8 +15,9 @@ import (
 	"github.com/gotrove/gotrove/test/region"
 )
 
-// burst sends 5,000 sealed heartbeats as fast as they go while a conductor is
-// killed, and holds that each guest's last one is what the database says.
+// burst sends 5,000 sealed heartbeats as fast as they go, and kills a conductor
+// that has its hands full of them: the database is frozen meanwhile. Each
+// guest's last one must be what the database says.
 func burst(t *testing.T, r *region.Region, conductors []*region.Service) {
 	const beats = 10
 	statuses := []trove.ServiceStatus{trove.ServiceRunning, trove.ServiceHealthy, trove.ServiceShutdown, trove.ServiceCrashed,
@@ -28,9 +30,8 @@ func burst(t *testing.T, r *region.Region, conductors []*region.Service) {
 	final := map[string]last{}
 	var mu sync.Mutex
 	var sent atomic.Int64
-	third := make(chan struct{})
+	third, half := make(chan struct{}), make(chan struct{})
 	began := time.Now()
-	// Rounds, so that all guests go on until the end.
 	work := make(chan region.Guest)
 	var sending sync.WaitGroup
 	for range 64 {
@@ -49,8 +50,11 @@ func burst(t *testing.T, r *region.Region, conductors []*region.Service) {
 					final[g.ID] = last{at, status}
 				}
 				mu.Unlock()
-				if sent.Add(1) == int64(len(guests)*beats/3) {
+				switch sent.Add(1) {
+				case int64(len(guests) * beats / 3):
 					close(third)
+				case int64(len(guests) * beats / 2):
+					close(half)
 				}
 			}
 		})
@@ -58,14 +62,21 @@ func burst(t *testing.T, r *region.Region, conductors []*region.Service) {
 	var killing sync.WaitGroup
 	killing.Go(func() {
 		<-third
+		r.Database.Pause()
+		<-half
 		conductors[0].Kill()
+		r.Database.Resume()
 		if err := conductors[0].Start(); err != nil {
 			t.Error(err)
 		}
 	})
-	for range beats {
-		for _, g := range guests {
-			work <- g
+	// A part of the guests after the other, so that some are at their last when
+	// the conductor is killed.
+	for part := range slices.Chunk(guests, 50) {
+		for range beats {
+			for _, g := range part {
+				work <- g
+			}
 		}
 	}
 	close(work)
