@@ -42,6 +42,7 @@ type Config struct {
 	TaskManagers    string        `conf:"DEFAULT.taskmanager_queue" default:"taskmanager"`
 	Conductors      string        `conf:"DEFAULT.conductor_queue" default:"trove-conductor"`
 	RPC             rpc.Options
+	Mixed           bool `conf:"gotrove.mixed_taskmanagers" default:"false"`
 	Database        databaseOptions
 	Rabbit          amqp.Options
 	Secure          secureOptions

@@ -22,6 +22,7 @@ func help() map[string]string {
 		"DEFAULT.trove_security_group_rule_cidr":       "Addresses that may reach an instance whose create says nothing of access.",
 		"DEFAULT.transport_url":                        "The message broker: rabbit://login:password@host:port[,login:password@host2:port]/vhost. Its query may hold options of [oslo_messaging_rabbit]. A secret.",
 		"DEFAULT.control_exchange":                     "Exchange on the bus. It must be the same everywhere; a standalone's is trove.",
+		"gotrove.mixed_taskmanagers":                   "Task managers of OpenStack Trove are on the bus too: a request counts as theirs when the broker has it. Without this it is repeated until one of ours has written it down, and theirs would do it again.",
 		"DEFAULT.taskmanager_queue":                    "Queue of the task managers. It must be the same everywhere.",
 		"DEFAULT.conductor_queue":                      "Queue of the conductors. It must be the same everywhere, in the guests too.",
 		"DEFAULT.executor_thread_pool_size":            "How many messages a task manager or conductor handles at once.",

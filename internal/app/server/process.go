@@ -175,7 +175,7 @@ func (p *process) startTaskManager(engine *work.Engine, c cloud.Cloud) {
 
 // startRelay publishes what is in the outbox.
 func (p *process) startRelay() {
-	relay := outbox.NewRelay(p.store, p.caller, outbox.Options{Connected: p.conn.Connected(), Observer: p.metrics, Log: p.log})
+	relay := outbox.NewRelay(p.store, p.caller, outbox.Options{Connected: p.conn.Connected(), MixedTaskManagers: p.c.Mixed, Observer: p.metrics, Log: p.log})
 	p.task("outbox", relay.Run, 0)
 }
 
