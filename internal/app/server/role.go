@@ -5,6 +5,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/lifecycle"
@@ -21,7 +24,10 @@ type role struct {
 	start func(ctx context.Context, p *process) (serving []any, err error)
 }
 
-const apiName = "trove-api"
+const (
+	apiName           = "trove-api"
+	standaloneProgram = "troved"
+)
 
 // roles are those that run on a cloud, any number of each.
 var roles = []role{
@@ -38,6 +44,8 @@ func run(ctx context.Context, p *process, version string, start func(context.Con
 		p.task("log file", func(ctx context.Context) error {
 			return p.logFile.follow(ctx, func(err error) { p.log.ErrorContext(ctx, "the log file was not opened anew", "error", err) })
 		}, 0)
+	} else if p.name != standaloneProgram { // whose terminal may end it
+		p.task("hangups", p.outliveHangups, 0)
 	}
 	var serving []any
 	err := p.startMonitor(ctx, version)
@@ -59,6 +67,23 @@ func run(ctx context.Context, p *process, version string, start func(context.Con
 		}
 	}
 	return errors.Join(err, p.stop(context.WithoutCancel(ctx)))
+}
+
+// outliveHangups keeps a SIGHUP from ending a service that has no log file to
+// open anew: logrotate sends it to all of a host, and a service manager takes
+// such an end for a clean one, after which it starts nothing again.
+func (p *process) outliveHangups(ctx context.Context) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hup:
+			p.log.InfoContext(ctx, "SIGHUP: there is no log file to open anew; options are read at the start only")
+		}
+	}
 }
 
 func (p *process) tell(ctx context.Context, state string) {

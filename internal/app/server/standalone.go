@@ -55,7 +55,7 @@ type standalone struct {
 func runStandalone(ctx context.Context, c *Config, version string, warnings []string, errs io.Writer) error {
 	sayReady := readyPipe()
 	debug.SetMemoryLimit(memoryLimit)
-	p, err := newProcess(ctx, "troved", c, warnings, errs)
+	p, err := newProcess(ctx, standaloneProgram, c, warnings, errs)
 	if err != nil {
 		return err
 	}
