@@ -17,6 +17,11 @@ const (
 	// closeWait bounds the wait for connections of a removed login to end.
 	closeWait  = 5 * time.Second
 	closePause = 5 * time.Millisecond
+	// maxConnections and maxChannels bound what a login takes of the broker that
+	// all share. An agent has one connection, two while it moves, and what a
+	// broken network left half open.
+	maxConnections = 16
+	maxChannels    = 64
 )
 
 // RabbitMQ keeps the guests' logins in a RabbitMQ, as users without tags. It
@@ -57,6 +62,12 @@ func (r *RabbitMQ) Ensure(ctx context.Context, instanceID string, generation int
 		path string
 		body any
 	}{{path("users", login), object{"password_hash": r.hash(login), "hashing_algorithm": "rabbit_password_hashing_sha512", "tags": ""}}}
+	for what, most := range map[string]int{"max-connections": maxConnections, "max-channels": maxChannels} {
+		puts = append(puts, struct {
+			path string
+			body any
+		}{path("user-limits", login, what), object{"value": most}})
+	}
 	for _, t := range rights.Topics {
 		puts = append(puts, struct {
 			path string

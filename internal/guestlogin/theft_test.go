@@ -536,3 +536,25 @@ func TestStolenLoginElsewhere(t *testing.T) {
 		t.Error("a guest may connect to another virtual host")
 	}
 }
+
+// TestFlood: a thief cannot use up the connections of a broker that all share.
+func TestFlood(t *testing.T) {
+	eachBroker(t, func(t *testing.T, w *world) {
+		stolen := w.guest(ann, 0)
+		const far = 300 // the embedded broker has a limit of its own
+		var err error
+		for n := 0; err == nil; n++ {
+			if n == far {
+				t.Fatalf("%d connections of one guest", n)
+			}
+			var c *amqp091.Connection
+			if c, err = w.raw(stolen); err == nil {
+				defer c.Close()
+				// A connection that is opened counts: it has a channel.
+				_, err = c.Channel()
+			}
+		}
+		t.Log(err)
+		w.dial(w.controlPlane())
+	})
+}
