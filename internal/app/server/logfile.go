@@ -50,8 +50,7 @@ func (o *logOptions) open(program string, errs io.Writer) (w io.Writer, file *lo
 	if path == "" {
 		return errs, nil, nil
 	}
-	file = &logFile{path: path}
-	if err := file.Reopen(); err != nil {
+	if file, err = openLogFile(path); err != nil {
 		return nil, nil, trove.Errorf(trove.KindBadRequest, "cannot write the log: %w", err).
 			WithAction("make its directory, writable for the user that the service runs as, or change [DEFAULT] log_file or log_dir")
 	}
@@ -64,9 +63,21 @@ func (o *logOptions) open(program string, errs io.Writer) (w io.Writer, file *lo
 // logFile is a file that is appended to and can be rotated from outside.
 type logFile struct {
 	path string
+	hup  chan os.Signal
 
 	mu sync.Mutex
 	f  *os.File
+}
+
+// openLogFile opens a file, and from now on a SIGHUP does not end the process:
+// it waits for follow.
+func openLogFile(path string) (*logFile, error) {
+	l := &logFile{path: path, hup: make(chan os.Signal, 1)}
+	if err := l.Reopen(); err != nil {
+		return nil, err
+	}
+	signal.Notify(l.hup, syscall.SIGHUP)
+	return l, nil
 }
 
 // Write appends to the file.
@@ -94,14 +105,12 @@ func (l *logFile) Reopen() error {
 
 // follow opens the file anew on each SIGHUP until ctx ends.
 func (l *logFile) follow(ctx context.Context, failed func(error)) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+	defer signal.Stop(l.hup)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-hup:
+		case <-l.hup:
 			if err := l.Reopen(); err != nil {
 				failed(errors.Join(errors.New("the log goes on in the old file"), err))
 			}

@@ -42,8 +42,8 @@ func (p *process) audit() (*slog.Logger, error) {
 	if path == "" {
 		return p.log, nil
 	}
-	file := &logFile{path: path}
-	if err := file.Reopen(); err != nil {
+	file, err := openLogFile(path)
+	if err != nil {
 		return nil, trove.Errorf(trove.KindBadRequest, "cannot write the audit: %w", err).
 			WithAction("make its directory, writable for the user that the service runs as, or change [gotrove] audit_log")
 	}
