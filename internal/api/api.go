@@ -198,6 +198,7 @@ type Server struct {
 	clock     func() time.Time
 	challenge string // WWW-Authenticate
 	rates     *rates
+	usages    usages
 	router    *router
 	handler   http.Handler
 	streams   chan struct{} // a place for each event stream

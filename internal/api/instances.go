@@ -52,7 +52,7 @@ func (s *Server) showInstance(q *request) (response, error) {
 	v := q.viewer()
 	shown := v.InstanceDetail(q.instance)
 	if s.answers(q.instance, v) {
-		if u, err := s.usage(q.Context(), q.instance.ID); err == nil {
+		if u, err := s.usages.of(q.Context(), q.instance.ID, v.Now, s.usage); err == nil {
 			shown.SetUsage(u)
 		} else {
 			s.log.DebugContext(q.Context(), "no use of the volume", "error", err)
