@@ -59,7 +59,9 @@ func (w *world) rage(faults []fault, work []func()) {
 				one()
 			})
 		}
-		last(rand.N(w.size.rest))
+		if !f.early {
+			last(rand.N(w.size.rest))
+		}
 		if err := f.do(); err != nil {
 			w.t.Errorf("%s: %v", f.name, err)
 		}

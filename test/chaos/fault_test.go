@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"syscall"
 	"time"
@@ -13,6 +14,8 @@ import (
 type fault struct {
 	name string
 	do   func() error
+	// early: it begins before the work that comes with it.
+	early bool
 }
 
 // faults are all ways to break a world, in the order in which they are tried.
@@ -21,9 +24,9 @@ func (w *world) faults() []fault {
 	for _, s := range w.Services() {
 		out = append(out, w.killed(s))
 	}
-	out = append(out, w.brokerKilled(), w.databaseKilled())
+	out = append(out, w.brokerForgets(), w.databaseKilled())
 	if full {
-		out = append(out, w.cut("a conductor", w.toConductor), w.cut("a task manager and its guests", valve{w.toTaskMan}), w.cut("an API", valve{w.toAPI}))
+		out = append(out, w.brokerKilled(), w.cut("a conductor", w.toConductor), w.cut("a task manager and its guests", valve{w.toTaskMan}), w.cut("an API", valve{w.toAPI}))
 	} else {
 		out = append(out, w.cut("one of each service", links{w.toConductor, valve{w.toTaskMan}, valve{w.toAPI}}))
 	}
@@ -36,7 +39,7 @@ func (w *world) some() []fault {
 }
 
 func (w *world) killed(s *region.Service) fault {
-	return fault{"kill " + s.Name, func() error {
+	return fault{name: "kill " + s.Name, do: func() error {
 		s.Kill()
 		last(w.size.away)
 		return s.Start()
@@ -46,7 +49,7 @@ func (w *world) killed(s *region.Service) fault {
 // frozen is a process that does nothing for longer than its leases are, and
 // then goes on as if nothing had been.
 func (w *world) frozen(s *region.Service) fault {
-	return fault{"freeze " + s.Name, func() error {
+	return fault{name: "freeze " + s.Name, do: func() error {
 		s.Signal(syscall.SIGSTOP)
 		last(w.size.cut)
 		s.Signal(syscall.SIGCONT)
@@ -54,17 +57,31 @@ func (w *world) frozen(s *region.Service) fault {
 	}}
 }
 
-// brokerKilled has the broker forget its transient queues, and what was
-// confirmed in them.
+// brokerForgets has requests wait in the broker, which has confirmed them, and
+// then forget them with its transient queues: nobody takes them meanwhile.
+func (w *world) brokerForgets() fault {
+	return fault{name: "kill the broker with requests in it", do: func() error {
+		w.taskmanager.Kill()
+		w.stopInside()
+		last(w.size.rest) // more requests come
+		w.Broker.Stop()
+		if err := within(w.Broker.Start); err != nil {
+			return err
+		}
+		return errors.Join(w.taskmanager.Start(), w.startInside())
+	}, early: true}
+}
+
+// brokerKilled has everybody lose the broker in the middle of something.
 func (w *world) brokerKilled() fault {
-	return fault{"kill the broker", func() error {
+	return fault{name: "kill the broker", do: func() error {
 		w.Broker.Stop()
 		return within(w.Broker.Start)
 	}}
 }
 
 func (w *world) databaseKilled() fault {
-	return fault{"kill the database", func() error {
+	return fault{name: "kill the database", do: func() error {
 		w.Database.Kill()
 		last(w.size.away)
 		return within(w.Database.Start)
@@ -73,7 +90,7 @@ func (w *world) databaseKilled() fault {
 
 // keystoneAway leaves the APIs to the tokens that they know.
 func (w *world) keystoneAway() fault {
-	return fault{"kill Keystone", func() error {
+	return fault{name: "kill Keystone", do: func() error {
 		demo := w.Demo()
 		for _, api := range w.apis {
 			region.Must(w.t, func() error { return served(demo, api) })
@@ -92,7 +109,7 @@ func (w *world) keystoneAway() fault {
 // clockJumps moves the clock of a task manager five minutes, there and back
 // again the next time.
 func (w *world) clockJumps() fault {
-	return fault{"a clock jumps", func() error {
+	return fault{name: "a clock jumps", do: func() error {
 		if w.clockAhead.Load() == 0 {
 			w.clockAhead.Store(int64(5 * time.Minute))
 		} else {
@@ -109,7 +126,7 @@ type link interface {
 }
 
 func (w *world) cut(whom string, l link) fault {
-	return fault{"cut " + whom + " off the broker", func() error {
+	return fault{name: "cut " + whom + " off the broker", do: func() error {
 		if err := l.Cut(); err != nil {
 			return err
 		}

@@ -2,7 +2,9 @@ package chaos
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -41,6 +43,7 @@ type world struct {
 	toTaskMan   *region.Valve
 	toAPI       *region.Valve
 	clockAhead  atomic.Int64 // of the task manager inside, nanoseconds
+	stopInside  func()
 }
 
 func newWorld(t *testing.T, engine dbtest.Engine) *world {
@@ -65,17 +68,24 @@ func newWorld(t *testing.T, engine dbtest.Engine) *world {
 	if err := far.Start(); err != nil {
 		t.Fatal(err)
 	}
-	w.startInside()
+	if err := w.startInside(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		w.stopInside()
+		if t.Failed() {
+			t.Logf("log of the task manager inside:\n%s", region.Tail(w.Dir+"/taskmanager-inside.log", 6000))
+		}
+	})
 	return w
 }
 
 // startInside runs the second task manager in this process, with a clock that
-// jumps.
-func (w *world) startInside() {
-	w.t.Helper()
-	log, err := os.Create(w.Dir + "/taskmanager-inside.log")
+// jumps, until stopInside.
+func (w *world) startInside() error {
+	log, err := os.OpenFile(w.Dir+"/taskmanager-inside.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		w.t.Fatal(err)
+		return err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
@@ -83,20 +93,18 @@ func (w *world) startInside() {
 		ended <- server.RunRole(ctx, region.TaskManager, osloconf.Sources{Files: []string{w.Config}, Environ: []string{"OS_DEFAULT__HOST=taskmanager-inside"}},
 			func() time.Time { return time.Now().Add(time.Duration(w.clockAhead.Load())) }, log, func() { close(ready) })
 	}()
-	w.t.Cleanup(func() {
+	w.stopInside = sync.OnceFunc(func() {
 		stop()
 		if err := <-ended; err != nil {
 			w.t.Errorf("the task manager inside: %v", err)
 		}
 		log.Close()
-		if w.t.Failed() {
-			w.t.Logf("log of the task manager inside:\n%s", region.Tail(log.Name(), 6000))
-		}
 	})
 	select {
 	case <-ready:
+		return nil
 	case err := <-ended:
-		ended <- err
-		w.t.Fatalf("the task manager inside: %v", err)
+		ended <- nil
+		return fmt.Errorf("the task manager inside: %w", err)
 	}
 }
