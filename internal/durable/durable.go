@@ -9,6 +9,7 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -27,7 +28,27 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 
 // WriteFileAs is WriteFile for a file of another user; -1 leaves uid or gid as
 // they are for new files.
-func WriteFileAs(path string, data []byte, mode fs.FileMode, uid, gid int) (err error) {
+func WriteFileAs(path string, data []byte, mode fs.FileMode, uid, gid int) error {
+	return replace(path, mode, uid, gid, func(f *os.File) error {
+		_, err := f.Write(data)
+		return err
+	})
+}
+
+// CopyFile is WriteFile with the contents of another file, however long.
+func CopyFile(path, from string, mode fs.FileMode) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return Explain(err)
+	}
+	defer src.Close()
+	return replace(path, mode, -1, -1, func(f *os.File) error {
+		_, err := io.Copy(f, src)
+		return err
+	})
+}
+
+func replace(path string, mode fs.FileMode, uid, gid int, fill func(*os.File) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -48,7 +69,7 @@ func WriteFileAs(path string, data []byte, mode fs.FileMode, uid, gid int) (err 
 			return err
 		}
 	}
-	if _, err = f.Write(data); err != nil {
+	if err = fill(f); err != nil {
 		return err
 	}
 	if err = f.Sync(); err != nil {

@@ -52,19 +52,50 @@ func engineUser(name string) (*local.User, error) {
 // directory it was built in may be closed to others, and an agent that runs
 // must not change under an upgrade.
 func installAgent(c *Config) (string, error) {
-	from, err := os.ReadFile(c.GuestAgent)
+	to := c.path("bin", "trove-guestagent")
+	same, err := sameContents(c.GuestAgent, to)
 	if err != nil {
 		return "", trove.Errorf(trove.KindUnavailable, "the guest agent cannot be read: %w", err).
 			WithAction("make build, or name its path in [gotrove] guest_agent")
 	}
-	to := c.path("bin", "trove-guestagent")
-	if have, err := os.ReadFile(to); err == nil && bytes.Equal(have, from) {
+	if same {
 		return to, nil
 	}
 	if err := os.MkdirAll(c.path("bin"), 0o755); err != nil {
 		return "", durable.Explain(err)
 	}
-	return to, durable.WriteFile(to, from, 0o755)
+	return to, durable.CopyFile(to, c.GuestAgent, 0o755)
+}
+
+// sameContents tells whether file b holds what file a does; one that cannot be
+// read does not. It needs little memory: what a start takes once, an idle process
+// keeps for long.
+func sameContents(a, b string) (bool, error) {
+	fa, err := os.Open(a)
+	if err != nil {
+		return false, err
+	}
+	defer fa.Close()
+	fb, err := os.Open(b)
+	if err != nil {
+		return false, nil
+	}
+	defer fb.Close()
+	var ba, bb [32 << 10]byte
+	for {
+		na, errA := io.ReadFull(fa, ba[:])
+		nb, errB := io.ReadFull(fb, bb[:])
+		endA := errors.Is(errA, io.EOF) || errors.Is(errA, io.ErrUnexpectedEOF)
+		endB := errors.Is(errB, io.EOF) || errors.Is(errB, io.ErrUnexpectedEOF)
+		switch {
+		case errA != nil && !endA:
+			return false, errA
+		case !bytes.Equal(ba[:na], bb[:nb]), endA != endB:
+			return false, nil
+		case endA:
+			return true, nil
+		}
+	}
 }
 
 // found is one engine on this machine, as `trove-guestagent engines` tells it.
