@@ -29,6 +29,10 @@ import (
 // Patience bounds every wait. A machine under load is slow, not wrong.
 const Patience = 2 * time.Minute
 
+// startPatience bounds the start of a server: nothing can be lost there, only
+// time. Keystone's takes 20 s of a core.
+const startPatience = 5 * time.Minute
+
 // Build puts the programs into dir, under all the names they have.
 func Build(dir string) error {
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
@@ -105,7 +109,7 @@ func New(tb testing.TB, o Options) *Region {
 	// Side by side: each takes seconds of start.
 	started := make(chan func(), 3)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 		defer cancel()
 		brokerDir := filepath.Join(dir, "rabbitmq")
 		err := os.Mkdir(brokerDir, 0o700)
@@ -115,14 +119,14 @@ func New(tb testing.TB, o Options) *Region {
 		started <- func() { r.own(err, func() { r.Broker.Stop() }) }
 	}()
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 		defer cancel()
 		var err error
 		r.Database, err = dbtest.Run(ctx, o.Database)
 		started <- func() { r.own(err, func() { r.Database.Remove() }) }
 	}()
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 		defer cancel()
 		keystoneDir := filepath.Join(dir, "keystone")
 		err := os.Mkdir(keystoneDir, 0o700)
