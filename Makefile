@@ -43,7 +43,7 @@ fuzz: ## fuzz each codec for $(FUZZ_TIME)
 	@scripts/fuzz $(GO) $(FUZZ_TIME)
 
 bench: build ## measure the figures: a JSON line each, then a table
-	@scripts/install engines
+	@scripts/install engines test
 	$(GO) run ./bench
 
 demo: ## one MariaDB and one PostgreSQL instance on this machine, ready to use

@@ -112,7 +112,7 @@ func (b *bench) call(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	logins := guestlogin.New(make([]byte, 32), exchange, socket)
+	logins := guestlogin.New(make([]byte, 32), guestlogin.Place{Exchange: exchange}, socket)
 	bus := broker.New(broker.Options{Auth: logins, Logger: quiet})
 	serving, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)

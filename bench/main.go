@@ -66,6 +66,12 @@ func (r *report) most(name string, value float64, unit, op string, goal float64,
 	return r.add(figure{Name: name, Value: round(value), Unit: unit, Goal: &text, Holds: &holds, note: note})
 }
 
+// least adds a figure that is to be at least goal.
+func (r *report) least(name string, value float64, unit string, goal float64, note string) error {
+	holds, text := value >= goal, fmt.Sprintf(">= %g", goal)
+	return r.add(figure{Name: name, Value: round(value), Unit: unit, Goal: &text, Holds: &holds, note: note})
+}
+
 func round(v float64) float64 { return float64(int64(v*1000+0.5)) / 1000 }
 
 func (r *report) table(m machine) {
@@ -95,7 +101,7 @@ func run(ctx context.Context, args []string) int {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	bin := flags.String("bin", "bin", "directory of the built programs")
 	rounds := flags.Int("rounds", 9, "creates of each engine, one after the other")
-	only := flags.String("only", "", "comma-separated parts to measure: start, create, burst, idle, inside (default: all)")
+	only := flags.String("only", "", "comma-separated parts to measure: start, create, burst, idle, inside, roles, conductor, guests, api (default: all)")
 	keep := flags.Bool("v", false, "print troved's log to stderr at the end")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		return 2
@@ -132,6 +138,14 @@ func (b *bench) measure(ctx context.Context) (err error) {
 		if err := b.inside(ctx); err != nil {
 			return err
 		}
+	}
+	if b.wants("roles") || b.wants("conductor") || b.wants("guests") || b.wants("api") {
+		if err := b.backboneFigures(ctx); err != nil {
+			return err
+		}
+	}
+	if !b.wants("start") && !b.wants("create") && !b.wants("burst") && !b.wants("idle") {
+		return nil
 	}
 	s, err := newStandalone(b.bin)
 	if err != nil {

@@ -118,7 +118,7 @@ func roleCommand(r role, version string) *cobra.Command {
 		if os.Getenv("GOGC") == "" {
 			// Live data are few and messages many: at the default of 100 a tenth
 			// of a busy process's time goes into collecting 4 MiB again and again.
-			runtimedebug.SetGCPercent(400)
+			runtimedebug.SetGCPercent(200)
 		}
 		return run(cmd.Context(), p, version, func(ctx context.Context) ([]any, error) { return r.start(ctx, p) }, func() {})
 	}}
