@@ -191,7 +191,7 @@ func TestManagementOnTheWire(t *testing.T) {
 	}
 	trusted := &tls.Config{RootCAs: roots, ServerName: u.Hostname(), MinVersion: tls.VersionTLS12}
 	c, err := open(t, trusted).Ensure(t.Context(), ann, 2)
-	if err != nil || asked.Load() != 5 { // one of four twice
+	if err != nil || asked.Load() != 7 { // one of six twice
 		t.Fatalf("%v after %d requests", err, asked.Load())
 	}
 	if want := "rabbit://guest-" + ann + "+2:" + c.Password.Reveal() + "@h1,guest-" + ann + "+2:" + c.Password.Reveal() + "@h2:5673/v%2Fh?ssl=true"; c.TransportURL.Reveal() != want {
