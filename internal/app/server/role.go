@@ -45,7 +45,9 @@ func run(ctx context.Context, p *process, version string, start func(context.Con
 			return p.logFile.follow(ctx, func(err error) { p.log.ErrorContext(ctx, "the log file was not opened anew", "error", err) })
 		}, 0)
 	} else if p.name != standaloneProgram { // whose terminal may end it
-		p.task("hangups", p.outliveHangups, 0)
+		hup := make(chan os.Signal, 1)
+		signal.Notify(hup, syscall.SIGHUP) // from now on, not from when the task runs
+		p.task("hangups", func(ctx context.Context) error { return p.outliveHangups(ctx, hup) }, 0)
 	}
 	var serving []any
 	err := p.startMonitor(ctx, version)
@@ -72,9 +74,7 @@ func run(ctx context.Context, p *process, version string, start func(context.Con
 // outliveHangups keeps a SIGHUP from ending a service that has no log file to
 // open anew: logrotate sends it to all of a host, and a service manager takes
 // such an end for a clean one, after which it starts nothing again.
-func (p *process) outliveHangups(ctx context.Context) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
+func (p *process) outliveHangups(ctx context.Context, hup chan os.Signal) error {
 	defer signal.Stop(hup)
 	for {
 		select {
