@@ -197,6 +197,19 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.classify(s.reader.PingContext(ctx), "ping")
 }
 
+// Writable makes sure that the database answers and takes writes, and changes
+// nothing: a server that was demoted to a replica answers well, and nobody's
+// request can be taken any more.
+func (s *Store) Writable(ctx context.Context) error {
+	if err := s.Ping(ctx); err != nil || s.reader != s.writer {
+		return err // nobody demotes a file
+	}
+	return s.tx(ctx, func(ctx context.Context, t *tx) error {
+		_, err := t.exec(ctx, "UPDATE leases SET expires = expires WHERE name = ''")
+		return err
+	})
+}
+
 // Close waits for calls under way and closes the database.
 func (s *Store) Close() error {
 	s.closed.Store(true)

@@ -91,7 +91,7 @@ func (p *process) drain(ctx context.Context) {
 
 // watchStore shows how the database is.
 func (p *process) watchStore() {
-	p.health.Add(health.Check{Name: "database", Say: "The database does not answer.", Probe: p.store.Ping})
+	p.health.Add(health.Check{Name: "database", Say: "The database does not answer.", Probe: p.store.Writable})
 	p.metrics.AddDatabase(func() metrics.Database {
 		s := p.store.Stats()
 		d := metrics.Database{Statements: s.Statements, Retries: s.Retries, Pools: []metrics.Pool{{Name: "all", DBStats: s.Writer}}}

@@ -40,6 +40,9 @@ func TestHealthOfDatabase(t *testing.T) {
 					t.Error(err)
 				}
 			})
+			if err := p.store.Migrate(ctx); err != nil {
+				t.Fatal(err)
+			}
 			p.watchStore()
 			p.health.Started()
 			h := p.health.Handler(true)
