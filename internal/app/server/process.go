@@ -166,11 +166,16 @@ func (p *process) startTaskManager(engine *work.Engine, c cloud.Cloud) {
 		rpc.ServerOptions{Topic: p.c.TaskManagers, Workers: taskmanagerWorkers, Open: p.keys.TaskManager()})
 	waiting := func(ctx context.Context) (int, error) { return rpc.Waiting(ctx, p.conn, p.c.TaskManagers) }
 	observer := taskmanager.NewObserver(p.store, p.watchedCloud(c), 0, p.log)
-	sweeper := taskmanager.NewSweeper(p.store, engine, waiting, 0, p.log)
 	pruner := work.NewPruner(p.store, p.log)
+	tasks := []func(context.Context) error{observer.Run, pruner.Run}
+	if !p.c.Mixed {
+		// What a task manager of the original works on has no row of ours: it
+		// would seem lost.
+		tasks = append(tasks, taskmanager.NewSweeper(p.store, engine, waiting, 0, p.log).Run)
+	}
 	// Of all task managers one does these.
 	l := lease.New(p.store, "taskmanager", p.log)
-	p.task("housekeeping", func(ctx context.Context) error { return l.Run(ctx, observer.Run, sweeper.Run, pruner.Run) }, 0)
+	p.task("housekeeping", func(ctx context.Context) error { return l.Run(ctx, tasks...) }, 0)
 }
 
 // startRelay publishes what is in the outbox.
