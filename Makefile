@@ -7,7 +7,7 @@ GO = $(eval GO := $(or $(shell scripts/go),$(error no go command)))$(GO)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 PROGRAMS := troved trove-guestagent trovectl
-TEST_TIMEOUT := 15m
+TEST_TIMEOUT := 25m
 FUZZ_TIME := 20s
 
 export CGO_ENABLED ?= 0

@@ -23,6 +23,7 @@ import (
 const (
 	defaultTimeout = 60 * time.Second
 	connectWait    = 5 * time.Second
+	confirmWait    = 5 * time.Second // for the broker to say that it has a call
 	replyPrefetch  = 64
 )
 
@@ -171,6 +172,8 @@ func (c *Client) call(ctx context.Context, m Message, result any) error {
 		return unsent(ctx, m, err)
 	}
 	confirmed := sent.Done()
+	silent := time.NewTimer(confirmWait)
+	defer silent.Stop()
 	for {
 		select {
 		case reply := <-wait.reply:
@@ -180,6 +183,11 @@ func (c *Client) call(ctx context.Context, m Message, result any) error {
 				return unsent(ctx, m, err)
 			}
 			confirmed = nil
+		case <-silent.C:
+			// A broker that hangs is noticed by its heartbeat only after minutes.
+			if confirmed != nil {
+				return unsent(ctx, m, fmt.Errorf("no confirm within %s", confirmWait))
+			}
 		case <-road.lost:
 			return trove.Errorf(trove.KindUnavailable, "call of %s: connection to the message bus lost", m.Method)
 		case <-ctx.Done():

@@ -29,6 +29,7 @@ import (
 func Main(version string, args []string, out, errs io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	program := filepath.Base(args[0])
 	root := rootCommand(version, program)
 	root.SetArgs(args[1:])
