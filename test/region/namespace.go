@@ -20,8 +20,7 @@ var namespaces atomic.Int32
 // is reached from it. A link that is cut swallows what is sent, as a broken
 // cable does.
 type Namespace struct {
-	Name  string
-	links []string
+	Name string
 }
 
 // NewNamespace makes one; it goes when the test ends. Without the right to make
