@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/guest"
@@ -37,6 +38,20 @@ type link struct {
 	client *rpc.Client
 	keys   *keyring.Agent
 	server *rpc.Server // nil until it serves
+
+	// asked are the ids of the request that brought used, and heard is whether the
+	// conductor has had a message by this link. The first one is what confirms the
+	// rotation, whichever it is, so it never goes without ids.
+	asked rpc.Context
+	heard atomic.Bool
+}
+
+// named is ctx for a message by this link.
+func (l *link) named(ctx context.Context) context.Context {
+	if !l.heard.Load() && rpc.ContextFrom(ctx).RequestID == "" {
+		return rpc.WithContext(ctx, l.asked)
+	}
+	return ctx
 }
 
 // bus keeps the agent on the message bus under the credentials that count, and
@@ -208,6 +223,7 @@ func (b *bus) move(ctx context.Context, agent *guest.Agent) bool {
 		b.leave(ctx, next)
 		return false
 	}
+	next.asked = rpc.ContextFrom(ctx)
 	b.serve(next, agent)
 	b.use(ctx, next)
 	b.log.InfoContext(ctx, "new credentials are in use", "login", newest.Login)
@@ -249,11 +265,12 @@ func (b *bus) close(ctx context.Context) error {
 }
 
 // tell gives what f says to the conductor, on the link in use.
-func (b *bus) tell(ctx context.Context, f func(c *conductor.Client) error) error {
+func (b *bus) tell(ctx context.Context, f func(ctx context.Context, c *conductor.Client) error) error {
 	l := b.current()
-	if err := f(conductor.NewClient(l.client, b.c.ConductorQueue)); err != nil {
+	if err := f(l.named(ctx), conductor.NewClient(l.client, b.c.ConductorQueue)); err != nil {
 		return err
 	}
+	l.heard.Store(true)
 	if l.used.Generation == 0 {
 		return nil
 	}
@@ -269,15 +286,17 @@ func (b *bus) tell(ctx context.Context, f func(c *conductor.Client) error) error
 
 // Heartbeat implements guest.Conductor.
 func (b *bus) Heartbeat(ctx context.Context, h conductor.Heartbeat) error {
-	return b.tell(ctx, func(c *conductor.Client) error { return c.Heartbeat(ctx, h) })
+	return b.tell(ctx, func(ctx context.Context, c *conductor.Client) error { return c.Heartbeat(ctx, h) })
 }
 
 // ReportRoot implements guest.Conductor.
 func (b *bus) ReportRoot(ctx context.Context, instanceID string) error {
-	return b.tell(ctx, func(c *conductor.Client) error { return c.ReportRoot(ctx, instanceID) })
+	return b.tell(ctx, func(ctx context.Context, c *conductor.Client) error { return c.ReportRoot(ctx, instanceID) })
 }
 
 // NotifyFailure implements guest.Conductor.
 func (b *bus) NotifyFailure(ctx context.Context, n conductor.FailureNotification, message string, exception []string) error {
-	return b.tell(ctx, func(c *conductor.Client) error { return c.NotifyFailure(ctx, n, message, exception) })
+	return b.tell(ctx, func(ctx context.Context, c *conductor.Client) error {
+		return c.NotifyFailure(ctx, n, message, exception)
+	})
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/gotrove/gotrove/internal/rpc"
 	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -16,7 +18,18 @@ import (
 // spoke waits for a report under a login.
 func (p *plane) spoke(t *testing.T, login string) {
 	t.Helper()
-	p.until(t, "report of "+login, func() bool { return p.senders[login] })
+	p.until(t, "report of "+login, func() bool { _, ok := p.senders[login]; return ok })
+}
+
+// spokeFirst is spoke, and the first report was one of a rotation's request.
+func (p *plane) spokeFirst(t *testing.T, login, request string) {
+	t.Helper()
+	p.spoke(t, login)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if got := p.senders[login]; got != request {
+		t.Errorf("the first report of %s says request %q", login, got)
+	}
 }
 
 // forgetSenders lets spoke wait for new reports.
@@ -32,8 +45,12 @@ func (p *plane) rotate(t *testing.T, ctx context.Context, id string, generation 
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx = rpc.WithContext(ctx, rpc.Context{RequestID: requestOf(generation)})
 	p.tell(t, ctx, id, guestapi.Credentials{Generation: generation, Login: login, Password: password})
 }
+
+// requestOf is the request that a generation comes with.
+func requestOf(generation int) string { return fmt.Sprintf("req-of-generation-%d", generation) }
 
 func (p *plane) tell(t *testing.T, ctx context.Context, id string, c guestapi.Credentials) {
 	t.Helper()
@@ -90,7 +107,7 @@ func TestRotation(t *testing.T) {
 	m.start(t)
 	p.untilStatus(t, trove.ServiceNew)
 	p.rotate(t, ctx, m.id, 1)
-	p.spoke(t, login(1))
+	p.spokeFirst(t, login(1), requestOf(1))
 	if err := p.bus.RemoveLogins(ctx, m.id, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +151,7 @@ func TestRotation(t *testing.T) {
 	// password of a generation never changes, so here it is let in under
 	// generation 3.
 	p.rotate(t, ctx, m.id, 3)
-	p.spoke(t, login(3))
+	p.spokeFirst(t, login(3), requestOf(3))
 	if err := p.bus.RemoveLogins(ctx, m.id, 3); err != nil {
 		t.Fatal(err)
 	}
@@ -150,4 +167,23 @@ func TestRotation(t *testing.T) {
 		}
 	}
 	p.until(t, "beat", func() bool { return len(p.beats) > 0 })
+}
+
+// A report that comes of nobody's request may be the first under new
+// credentials: what it confirms was somebody's.
+func TestFirstReportHasIDs(t *testing.T) {
+	l := &link{asked: rpc.Context{RequestID: "req-rotation", GlobalRequestID: "req-global", ProjectID: "p"}}
+	id := func(c rpc.Context) string {
+		return rpc.ContextFrom(l.named(rpc.WithContext(t.Context(), c))).RequestID
+	}
+	if got := id(rpc.Context{}); got != "req-rotation" {
+		t.Errorf("without ids: %q", got)
+	}
+	if got := id(rpc.Context{RequestID: "req-other"}); got != "req-other" {
+		t.Errorf("with ids of its own: %q", got)
+	}
+	l.heard.Store(true)
+	if got := id(rpc.Context{}); got != "" {
+		t.Errorf("after the first: %q", got)
+	}
 }

@@ -65,26 +65,28 @@ type plane struct {
 	mu       sync.Mutex
 	beats    []conductor.Heartbeat
 	failures []conductor.Failure
-	senders  map[string]bool
+	senders  map[string]string // the request that the first report under a login says
 	told     chan struct{}
 }
 
-func (p *plane) note(sender conductor.Sender, add func()) error {
+func (p *plane) note(ctx context.Context, sender conductor.Sender, add func()) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	add()
-	p.senders[sender.Login] = true
+	if _, known := p.senders[sender.Login]; !known {
+		p.senders[sender.Login] = rpc.ContextFrom(ctx).RequestID
+	}
 	close(p.told)
 	p.told = make(chan struct{})
 	return nil
 }
 
-func (p *plane) Heartbeat(_ context.Context, sender conductor.Sender, h conductor.Heartbeat) error {
-	return p.note(sender, func() { p.beats = append(p.beats, h) })
+func (p *plane) Heartbeat(ctx context.Context, sender conductor.Sender, h conductor.Heartbeat) error {
+	return p.note(ctx, sender, func() { p.beats = append(p.beats, h) })
 }
 func (p *plane) ReportRoot(context.Context, conductor.Sender, conductor.RootReport) error { return nil }
-func (p *plane) NotifyFailure(_ context.Context, sender conductor.Sender, f conductor.Failure) error {
-	return p.note(sender, func() { p.failures = append(p.failures, f) })
+func (p *plane) NotifyFailure(ctx context.Context, sender conductor.Sender, f conductor.Failure) error {
+	return p.note(ctx, sender, func() { p.failures = append(p.failures, f) })
 }
 
 // until waits until what was reported fulfils check.
@@ -145,7 +147,7 @@ func (q queues) DeleteQueues(ctx context.Context, names ...string) error {
 func newPlane(t *testing.T, dir string) *plane {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	p := &plane{socket: filepath.Join(dir, "bus.sock"), senders: map[string]bool{}, told: make(chan struct{})}
+	p := &plane{socket: filepath.Join(dir, "bus.sock"), senders: map[string]string{}, told: make(chan struct{})}
 	logins := guestlogin.New(bytes.Repeat([]byte("k"), 32), guestlogin.Place{Exchange: "trove"}, p.socket)
 	b := broker.New(broker.Options{Auth: logins, Logger: log})
 	l, err := net.Listen("unix", p.socket)
@@ -346,7 +348,7 @@ func instance(t *testing.T, manager string, port int) {
 	exec("CREATE TABLE kept (n INT)")
 	exec("INSERT INTO kept VALUES (1)")
 	p.mu.Lock()
-	if len(p.senders) != 1 || !p.senders[guestlogin.Name(m.id)] {
+	if _, known := p.senders[guestlogin.Name(m.id)]; len(p.senders) != 1 || !known {
 		t.Errorf("the reports came from %v", p.senders)
 	}
 	p.mu.Unlock()
