@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -105,12 +106,28 @@ func (e *Enforcer) look() {
 	case slices.Equal(found, f.refused) && len(found) > 0:
 	case !e.settled(now):
 	default:
-		if err := e.load(found); err != nil {
+		err := f.emptied(found)
+		if err == nil {
+			err = e.load(found)
+		}
+		if err != nil {
 			e.refuse(found, err)
 			return
 		}
 		e.o.Log.Warn("the policy files have changed; the new rules are in force", "files", paths(found))
 	}
+}
+
+// emptied is an error if a file of found is empty and was not so before: whoever
+// writes it has only come to cutting it off, however long ago.
+func (f *files) emptied(found []file) error {
+	for _, is := range found {
+		before := slices.ContainsFunc(f.loaded, func(was file) bool { return was.path == is.path && was.size == 0 })
+		if is.size == 0 && !before {
+			return fmt.Errorf("%s is empty now: to have the default rules, remove it or leave a comment in it", is.path)
+		}
+	}
+	return nil
 }
 
 func (e *Enforcer) accept(found []file) {
@@ -149,7 +166,7 @@ func (e *Enforcer) load(found []file) error {
 	over := map[string]Check{}
 	var errs []error
 	for _, f := range found {
-		rules, err := readFile(f.path)
+		rules, err := readFile(f)
 		if err != nil {
 			errs = append(errs, err)
 		}

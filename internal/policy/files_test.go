@@ -233,6 +233,39 @@ func TestBrokenChangeKeepsTheRules(t *testing.T) {
 	}
 }
 
+// A writer who has cut a file off may take his time with the rest.
+func TestEmptyFileIsNoChange(t *testing.T) {
+	d := newDesk(t)
+	d.write("policy.yaml", "instance:show: '!'")
+	d.write("policy.d/x.yaml", "")
+	d.mustOpen()
+	for _, name := range []string{"policy.yaml", "policy.d/new.yaml"} {
+		d.pass(10)
+		d.write(name, "")
+		for range 3 {
+			d.pass(60)
+			d.want("instance:show", false)
+		}
+		d.logged(name + " is empty now")
+		if d.e.Broken() == nil {
+			t.Errorf("empty %s: not told", name)
+		}
+		// What was empty when it was read may be written anew, and be empty again.
+		d.write("policy.yaml", "instance:show: '!'\ninstance:index: '!'")
+		d.write("policy.d/new.yaml", "# nothing")
+		d.write("policy.d/x.yaml", "")
+		d.pass(2)
+		d.want("instance:index", false)
+		if err := d.e.Broken(); err != nil {
+			t.Error(err)
+		}
+	}
+	// Nothing but a comment is a policy.
+	d.write("policy.yaml", "# the defaults")
+	d.pass(2)
+	d.want("instance:show", true)
+}
+
 func TestClockPutBack(t *testing.T) {
 	d := newDesk(t)
 	d.mustOpen()

@@ -12,8 +12,10 @@ import (
 // maxFile bounds a policy file; one that names every rule has some 10 kB.
 const maxFile = 1 << 20
 
-// readFile reads the rules of a policy file: YAML, or JSON, which is YAML too.
-func readFile(path string) (map[string]Check, error) {
+// readFile reads the rules of a policy file: YAML, or JSON, which is YAML too. One
+// that has another length than when it was looked at is being written.
+func readFile(at file) (map[string]Check, error) {
+	path := at.path
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -25,6 +27,9 @@ func readFile(path string) (map[string]Check, error) {
 	}
 	if len(b) > maxFile {
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
+	}
+	if int64(len(b)) != at.size {
+		return nil, fmt.Errorf("%s is being written", path)
 	}
 	rules, err := read(b)
 	if err != nil {
