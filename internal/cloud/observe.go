@@ -90,6 +90,42 @@ func (c *observed) EnsureServer(ctx context.Context, s ServerSpec) (Server, erro
 	return through(c, "ensure_server", func() (Server, error) { return c.cloud.EnsureServer(ctx, s) })
 }
 
+func (c *observed) EnsurePublic(ctx context.Context, o Owner, public bool) ([]trove.Address, error) {
+	return through(c, "ensure_public", func() ([]trove.Address, error) { return c.cloud.EnsurePublic(ctx, o, public) })
+}
+
+func (c *observed) StartResize(ctx context.Context, o Owner, f trove.Flavor) error {
+	return only(c, "start_resize", func() error { return c.cloud.StartResize(ctx, o, f) })
+}
+
+func (c *observed) ConfirmResize(ctx context.Context, o Owner) (bool, error) {
+	return through(c, "confirm_resize", func() (bool, error) { return c.cloud.ConfirmResize(ctx, o) })
+}
+
+func (c *observed) RevertResize(ctx context.Context, o Owner) (bool, error) {
+	return through(c, "revert_resize", func() (bool, error) { return c.cloud.RevertResize(ctx, o) })
+}
+
+func (c *observed) Volume(ctx context.Context, o Owner) (Volume, error) {
+	return through(c, "volume", func() (Volume, error) { return c.cloud.Volume(ctx, o) })
+}
+
+func (c *observed) StartGrow(ctx context.Context, o Owner, size int) error {
+	return only(c, "start_grow", func() error { return c.cloud.StartGrow(ctx, o, size) })
+}
+
+func (c *observed) DetachVolume(ctx context.Context, o Owner) (bool, error) {
+	return through(c, "detach_volume", func() (bool, error) { return c.cloud.DetachVolume(ctx, o) })
+}
+
+func (c *observed) AttachVolume(ctx context.Context, o Owner) (bool, error) {
+	return through(c, "attach_volume", func() (bool, error) { return c.cloud.AttachVolume(ctx, o) })
+}
+
+func (c *observed) Inspect(ctx context.Context, o Owner) (View, error) {
+	return through(c, "inspect", func() (View, error) { return c.cloud.Inspect(ctx, o) })
+}
+
 func (c *observed) Server(ctx context.Context, o Owner) (Server, error) {
 	return through(c, "server", func() (Server, error) { return c.cloud.Server(ctx, o) })
 }

@@ -206,6 +206,10 @@ const (
 	ServerError    = "ERROR"
 	ServerShutdown = "SHUTDOWN" // also: there is no such server any more
 	ServerShutoff  = "SHUTOFF"
+
+	ServerResize       = "RESIZE"        // on its way to another flavor
+	ServerVerifyResize = "VERIFY_RESIZE" // there, and can go back
+	ServerRevertResize = "REVERT_RESIZE" // on its way back
 )
 
 // Status computes the visible status: the first rule that matches wins
@@ -231,9 +235,9 @@ func (i *Instance) Status() Status {
 		return StatusBackup
 	}
 	switch server {
-	case "VERIFY_RESIZE":
+	case ServerVerifyResize:
 		return StatusResize
-	case ServerBuild, ServerError, "REBOOT", "RESIZE", ServerActive, ServerShutdown:
+	case ServerBuild, ServerError, "REBOOT", ServerResize, ServerActive, ServerShutdown:
 		return Status(server)
 	}
 	return StatusUnknown

@@ -112,8 +112,10 @@ type server struct {
 	Manager    string       `json:"manager"`
 	Flavor     trove.Flavor `json:"flavor"`
 	Address    string       `json:"address"`
-	VolumeSize int          `json:"volume_size"` // GiB
 	Created    time.Time    `json:"created"`
+	// Resize is how far a resize is, empty if there is none.
+	Resize   string        `json:"resize,omitempty"`
+	Previous *trove.Flavor `json:"previous_flavor,omitempty"`
 }
 
 // New makes the directories. It starts nothing: see Run.
@@ -396,7 +398,7 @@ func (c *Cloud) EnsureVolume(ctx context.Context, o cloud.Owner, size int, _ str
 			c.log.WarnContext(ctx, "the disk holds less than the volume's size", "instance_id", id, "size_gib", size, "free_gib", free>>30)
 		}
 	}
-	return cloud.Volume{ID: id, Size: v.Size, Ready: true}, nil
+	return cloud.Volume{ID: id, Size: v.Size, Ready: true, Attached: c.exists(id)}, nil
 }
 
 // DeleteVolume removes the directory.

@@ -52,7 +52,7 @@ func (c *Cloud) EnsureServer(ctx context.Context, s cloud.ServerSpec) (_ cloud.S
 	if !there {
 		srv = server{
 			InstanceID: id, ProjectID: s.ProjectID, Name: s.Name, Manager: s.Manager, Flavor: s.Flavor,
-			Address: s.Ports[0].Addresses[0].Address, VolumeSize: s.Volume.Size, Created: time.Now().UTC(),
+			Address: s.Ports[0].Addresses[0].Address, Created: time.Now().UTC(),
 		}
 		if err := os.MkdirAll(c.path(id), 0o711); err != nil {
 			return cloud.Server{}, durable.Explain(err)
@@ -107,6 +107,10 @@ func (c *Cloud) writeFiles(id string, files map[string][]byte) error {
 // before each start, since our own configuration may have changed.
 func (c *Cloud) options(srv server) ([]byte, error) {
 	id := srv.InstanceID
+	var v volume // none: nothing is told of its size
+	if _, err := readJSON(c.path(id, "volume.json"), &v); err != nil {
+		return nil, err
+	}
 	opts := []osloconf.Option{
 		{Name: "runtime", Value: "process"},
 		{Name: "data_dir", Value: c.path(id, "volume")}, // holds data and conf.d
@@ -115,7 +119,7 @@ func (c *Cloud) options(srv server) ([]byte, error) {
 		{Name: "log_dir", Value: c.path(id, "log")},
 		{Name: "template_dir", Value: c.o.TemplateDir},
 		{Name: "address", Value: srv.Address},
-		{Name: "volume_size", Value: strconv.Itoa(srv.VolumeSize)}, // GiB
+		{Name: "volume_size", Value: strconv.Itoa(v.Size)}, // GiB
 		{Name: "memory_mb", Value: strconv.Itoa(srv.Flavor.RAM)},
 		{Name: "stop_engine_on_exit", Value: "true"},
 	}
@@ -185,7 +189,10 @@ const (
 )
 
 func (c *Cloud) view(srv server) cloud.Server {
-	s := cloud.Server{ID: srv.InstanceID, Status: trove.ServerActive, Addresses: c.addresses(srv.Address), Created: srv.Created}
+	s := cloud.Server{ID: srv.InstanceID, Status: trove.ServerActive, FlavorID: srv.Flavor.ID, Addresses: c.addresses(srv.Address), Created: srv.Created}
+	if srv.Resize != "" {
+		s.Status = srv.Resize
+	}
 	if h := c.getHealth(srv.InstanceID); h.Failures >= manyFailures && (h.Running.IsZero() || time.Since(h.Running) < settled) {
 		s.Status, s.Fault = trove.ServerError, h.Fault
 	}

@@ -204,28 +204,7 @@ func (c *Cloud) stop(ctx context.Context, id string) error {
 		return err
 	}
 	defer unlock()
-	h, ok, err := c.findAgent(id)
-	if err != nil {
-		return err
-	}
-	if ok {
-		grace, cancel := context.WithTimeout(ctx, c.o.StopGrace)
-		defer cancel()
-		if err := h.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return err
-		}
-		if err := h.Wait(grace); err != nil {
-			c.log.WarnContext(ctx, "the guest agent does not stop and is killed", "instance_id", id)
-		}
-	}
-	// Nothing is left of an agent that stopped well. An engine whose agent is
-	// away is asked itself.
-	if !ok {
-		if err := askAll(ctx, id, min(c.o.StopGrace, engineGrace)); err != nil {
-			return err
-		}
-	}
-	return c.killAll(hard, id)
+	return c.stopHeld(ctx, id)
 }
 
 // engineGrace is what an engine without an agent gets: it may be one that waits

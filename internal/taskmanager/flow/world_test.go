@@ -54,6 +54,10 @@ type world struct {
 	// ahead is how far the engine's clock jumps when prepare is cast.
 	ahead time.Duration
 	clock time.Duration
+
+	machines map[string]*machine
+	cloudFaults
+	view cloud.View
 }
 
 func (w *world) now() time.Time {
@@ -70,6 +74,7 @@ type agent struct {
 	told       map[int]string
 	users      []string
 	stopped    bool
+	mounted    bool
 	restarts   int
 	restarted  map[string]bool // requests for a restart that it carried out
 }
@@ -83,7 +88,7 @@ type fault struct {
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, store: worktest.Store(t), things: map[string]bool{}, made: map[string]int{}, files: map[string]map[string][]byte{},
-		agents: map[string]*agent{}, faults: map[string]*fault{}, status: trove.ServerActive, ends: trove.ServiceHealthy}
+		agents: map[string]*agent{}, faults: map[string]*fault{}, machines: map[string]*machine{}, status: trove.ServerActive, ends: trove.ServiceHealthy}
 	return w
 }
 
@@ -215,124 +220,6 @@ func (w *world) called(name string, times int) {
 		}
 		<-time.After(2 * time.Millisecond)
 	}
-}
-
-type fakeCloud struct {
-	w *world
-	g *worktest.Gate
-}
-
-func (c fakeCloud) call(name string, effect func() error) error {
-	return c.g.Do(name, func() error { return c.w.do(name, effect) })
-}
-
-func (c fakeCloud) Flavors(context.Context) ([]trove.Flavor, error) { return nil, nil }
-func (c fakeCloud) Flavor(context.Context, string) (trove.Flavor, error) {
-	return trove.Flavor{}, nil
-}
-func (c fakeCloud) CheckNICs(context.Context, []trove.NIC) error { return nil }
-
-func (c fakeCloud) EnsureSecurityGroup(_ context.Context, o cloud.Owner, rules []cloud.Rule) error {
-	return c.call("EnsureSecurityGroup", func() error {
-		if len(rules) != 1 || rules[0].FirstPort != 3306 || len(rules[0].CIDRs) == 0 {
-			return fmt.Errorf("rules: %+v", rules)
-		}
-		c.w.ensure("group " + o.InstanceID)
-		return nil
-	})
-}
-
-func (c fakeCloud) EnsurePorts(_ context.Context, o cloud.Owner, _ []trove.NIC, _ trove.Access) (ports []cloud.Port, err error) {
-	err = c.call("EnsurePorts", func() error {
-		c.w.ensure("port " + o.InstanceID)
-		return nil
-	})
-	return []cloud.Port{{ID: "p", Addresses: address(o.InstanceID)}}, err
-}
-
-func address(string) []trove.Address {
-	return []trove.Address{{Address: "127.20.0.9", Type: trove.AddressPrivate, Network: "local"}}
-}
-
-func (c fakeCloud) EnsureVolume(_ context.Context, o cloud.Owner, size int, _ string) (v cloud.Volume, err error) {
-	err = c.call("EnsureVolume", func() error {
-		was := c.w.things["volume "+o.InstanceID]
-		c.w.ensure("volume " + o.InstanceID)
-		v = cloud.Volume{ID: "v-" + o.InstanceID, Size: size, Ready: was} // ready when asked again
-		return nil
-	})
-	return v, err
-}
-
-func (c fakeCloud) EnsureServer(_ context.Context, s cloud.ServerSpec) (server cloud.Server, err error) {
-	err = c.call("EnsureServer", func() error {
-		if s.ProjectID != tenant || s.Flavor.RAM != 512 || len(s.Ports) != 1 || s.Volume.ID == "" {
-			return fmt.Errorf("spec: %+v", s)
-		}
-		c.w.ensure("server " + s.InstanceID)
-		c.w.files[s.InstanceID] = s.Files
-		if c.w.agents[s.InstanceID] == nil {
-			c.w.agents[s.InstanceID] = &agent{prepared: map[string]bool{}, told: map[int]string{}}
-		}
-		server = cloud.Server{ID: "s-" + s.InstanceID, Status: c.w.status, Addresses: address(s.InstanceID)}
-		return nil
-	})
-	return server, err
-}
-
-func (c fakeCloud) Server(_ context.Context, o cloud.Owner) (cloud.Server, error) {
-	if err := c.g.Alive(); err != nil {
-		return cloud.Server{}, err
-	}
-	c.w.mu.Lock()
-	defer c.w.mu.Unlock()
-	if !c.w.things["server "+o.InstanceID] {
-		return cloud.Server{}, trove.Errorf(trove.KindNotFound, "no server")
-	}
-	return cloud.Server{ID: "s-" + o.InstanceID, Status: c.w.status, Addresses: address(o.InstanceID), Fault: c.w.why}, nil
-}
-
-func (c fakeCloud) Servers(context.Context) (map[string]cloud.Server, error) { return nil, nil }
-
-func (c fakeCloud) Evidence(context.Context, cloud.Owner) (string, error) {
-	c.w.mu.Lock()
-	defer c.w.mu.Unlock()
-	return c.w.console, c.g.Alive()
-}
-
-func (c fakeCloud) remove(name, what string) error {
-	return c.call(name, func() error { delete(c.w.things, what); return nil })
-}
-
-// DeleteServer and DeleteVolume take a while: gone when asked again.
-func (c fakeCloud) DeleteServer(_ context.Context, o cloud.Owner) (gone bool, err error) {
-	err = c.call("DeleteServer", func() error {
-		gone = !c.w.things["server "+o.InstanceID]
-		delete(c.w.things, "server "+o.InstanceID)
-		delete(c.w.agents, o.InstanceID)
-		return nil
-	})
-	return gone, err
-}
-
-func (c fakeCloud) DeleteVolume(_ context.Context, o cloud.Owner) (gone bool, err error) {
-	err = c.call("DeleteVolume", func() error {
-		if c.w.things["server "+o.InstanceID] {
-			return fmt.Errorf("in use")
-		}
-		gone = !c.w.things["volume "+o.InstanceID]
-		delete(c.w.things, "volume "+o.InstanceID)
-		return nil
-	})
-	return gone, err
-}
-
-func (c fakeCloud) DeletePorts(_ context.Context, o cloud.Owner) error {
-	return c.remove("DeletePorts", "port "+o.InstanceID)
-}
-
-func (c fakeCloud) DeleteSecurityGroup(_ context.Context, o cloud.Owner) error {
-	return c.remove("DeleteSecurityGroup", "group "+o.InstanceID)
 }
 
 type fakeBus struct {
