@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/gotrove/gotrove/internal/rpc"
@@ -106,6 +107,9 @@ func TestRotation(t *testing.T) {
 
 	m.start(t)
 	p.untilStatus(t, trove.ServiceNew)
+	if err := m.agent.Process.Signal(syscall.SIGHUP); err != nil { // it is there for all that follows
+		t.Fatal(err)
+	}
 	p.rotate(t, ctx, m.id, 1)
 	p.spokeFirst(t, login(1), requestOf(1))
 	if err := p.bus.RemoveLogins(ctx, m.id, 1); err != nil {

@@ -11,9 +11,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/guest"
@@ -91,6 +93,25 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 	return serve(ctx, c, version, warnings, errs)
 }
 
+// outliveHangups keeps a SIGHUP from ending the agent until it is told to stop:
+// logrotate and terminals send it, and the agent has neither a log file nor
+// options to read again. Ignored, it would be so in the engine too, which heeds it.
+func outliveHangups(ctx context.Context, log *slog.Logger) (stop func()) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	var heeding sync.WaitGroup
+	heeding.Go(func() {
+		for range hup {
+			log.InfoContext(ctx, "SIGHUP: there is no log file to open anew; options are read at the start only")
+		}
+	})
+	return func() {
+		signal.Stop(hup)
+		close(hup)
+		heeding.Wait()
+	}
+}
+
 // makeTemplate builds an engine's template ahead of the first instance.
 func makeTemplate(ctx context.Context, args []string, out, errs io.Writer) error {
 	flags := flag.NewFlagSet("trove-guestagent template", flag.ContinueOnError)
@@ -126,6 +147,7 @@ func serve(ctx context.Context, c *config, version string, warnings []string, er
 	}
 	log = log.With("instance_id", c.GuestID)
 	slog.SetDefault(log)
+	defer outliveHangups(ctx, log)()
 	for _, w := range warnings {
 		log.WarnContext(ctx, w)
 	}
