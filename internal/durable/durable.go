@@ -128,7 +128,8 @@ func Explain(err error) error {
 	return err
 }
 
-// Lock is a file held by this process alone until Unlock or the process's end.
+// Lock is a file held by this process, alone or with others that share it, until
+// Unlock or the process's end.
 type Lock struct{ f *os.File }
 
 // ErrLocked means that another process holds the lock.
@@ -138,19 +139,32 @@ var ErrLocked = errors.New("held by another process")
 // process's id into it for people. ErrLocked if someone else has it. The lock
 // ends with the process, however it ends; the file stays.
 func TryLock(path string) (*Lock, error) {
+	l, err := tryLock(path, unix.LOCK_EX)
+	if err == nil {
+		_, _ = fmt.Fprintf(l.f, "%d\n", os.Getpid())
+	}
+	return l, err
+}
+
+// TryShare is TryLock for any number of processes at once, beside none that holds
+// the lock alone. Nobody's id is in the file then.
+func TryShare(path string) (*Lock, error) { return tryLock(path, unix.LOCK_SH) }
+
+func tryLock(path string, how int) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, Explain(err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%s is %w", path, ErrLocked)
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	if err := f.Truncate(0); err == nil {
-		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
+	if err := f.Truncate(0); err != nil { // the id of one that is gone could be anybody's by now
+		_ = f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return &Lock{f: f}, nil
 }

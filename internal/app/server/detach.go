@@ -158,9 +158,35 @@ func lock(c *Config) (*durable.Lock, error) {
 			return nil, trove.Errorf(trove.KindConflict, "another standalone (pid %d) uses the data in %s", pid, c.DataDir).
 				WithAction("stop it with: troved stop --data-dir %s, or give this one a --data-dir of its own", c.DataDir)
 		}
+		if shared, err := durable.TryShare(c.path(lockName)); err == nil {
+			shared.Unlock()
+			return nil, trove.Errorf(trove.KindConflict, "a trove-taskmanager of a process of its own uses the data in %s", c.DataDir).
+				WithAction("stop it, or give the standalone a --data-dir of its own")
+		}
 		return nil, trove.Errorf(trove.KindUnavailable, "data directory: %w", durable.Explain(err))
 	}
 	return l, nil
+}
+
+// shareData takes the data directory for this process and others of its kind, but
+// not beside a standalone, until the process ends.
+func (p *process) shareData() error {
+	if err := ownDirectory(p.c.DataDir); err != nil {
+		return err
+	}
+	l, err := durable.TryShare(p.c.path(lockName))
+	switch {
+	case errors.Is(err, durable.ErrLocked):
+		return trove.Errorf(trove.KindConflict, "a standalone uses the data in %s", p.c.DataDir).
+			WithAction("stop it with: troved stop --data-dir %s, or set [gotrove] data_dir to another directory", p.c.DataDir)
+	case err != nil:
+		return trove.Errorf(trove.KindUnavailable, "data directory: %w", durable.Explain(err))
+	}
+	p.task("data directory", func(ctx context.Context) error {
+		<-ctx.Done()
+		return l.Unlock()
+	}, 0)
+	return nil
 }
 
 // runningPID is the pid of the standalone that holds the data directory, 0 if

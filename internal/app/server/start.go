@@ -66,6 +66,9 @@ func startTaskManagerRole(ctx context.Context, p *process) ([]any, error) {
 	if p.c.Cloud != cloudLocal {
 		return nil, noCloud(p.c.Cloud)
 	}
+	if err := p.shareData(); err != nil {
+		return nil, err
+	}
 	m, err := p.newMachine(ctx)
 	if err != nil {
 		return nil, err
