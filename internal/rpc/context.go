@@ -85,9 +85,9 @@ func (c Context) toWire() (map[string]json.RawMessage, error) {
 // member of an unexpected type is as one that is not there.
 func contextFromWire(m map[string]json.RawMessage) Context {
 	var c Context
-	str := func(keys ...string) (s string) {
+	str := func(keys ...string) string {
 		for _, k := range keys {
-			if v := m[k]; len(v) > 0 && v[0] == '"' && json.Unmarshal(v, &s) == nil && s != "" {
+			if s, ok := wire.Text(m[k]); ok && s != "" {
 				return s
 			}
 		}
@@ -99,7 +99,9 @@ func contextFromWire(m map[string]json.RawMessage) Context {
 	c.ProjectID = str("project_id", "project", "tenant")
 	c.AuthToken = str("auth_token")
 	c.IsAdmin = string(m["is_admin"]) == "true"
-	_ = json.Unmarshal(m["roles"], &c.Roles)
+	if v := m["roles"]; len(v) > len("[]") {
+		_ = json.Unmarshal(v, &c.Roles)
+	}
 	c.ServiceCatalog = notNull(m["service_catalog"])
 	c.Notification = notNull(m["trove_notification"])
 	return c

@@ -69,12 +69,28 @@ func (a authenticated) openRequest(road Road, instance string, r *wire.Request) 
 	if err != nil {
 		return ErrKey
 	}
-	var p payload
-	if json.Unmarshal(plain, &p) != nil {
+	p, err := wire.Members(plain)
+	if err != nil {
 		return ErrKey
 	}
-	r.Args, r.Context = p.Args, p.Context
+	args, err := members(p["args"])
+	if err != nil {
+		return ErrKey
+	}
+	context, err := members(p["context"])
+	if err != nil {
+		return ErrKey
+	}
+	r.Args, r.Context = args, context
 	return nil
+}
+
+// members are those of an object, none of one that is not there.
+func members(v json.RawMessage) (map[string]json.RawMessage, error) {
+	if len(v) == 0 || string(v) == "null" {
+		return nil, nil
+	}
+	return wire.Members(v)
 }
 
 // replies are bound to the call they answer.

@@ -50,21 +50,27 @@ func (o original) openRequest(road Road, instance string, r *wire.Request) error
 	if road == ToConductor && Claimed(r) != instance {
 		return ErrKey
 	}
-	var context map[string]json.RawMessage
 	plain, err := o.cipher.Decrypt(unquoted(r.Context[memberContext]))
-	if err != nil || json.Unmarshal(plain, &context) != nil || context == nil {
+	if err != nil {
+		return ErrKey
+	}
+	context, err := wire.Members(plain)
+	if err != nil {
 		return ErrKey
 	}
 	args := make(map[string]json.RawMessage, len(r.Args))
 	for name, v := range r.Args {
 		sealed := unquoted(v)
 		if road == ToConductor {
-			var e entity
-			var s string
-			if json.Unmarshal(v, &s) != nil || json.Unmarshal([]byte(s), &e) != nil || e.Instance != instance {
+			s, _ := wire.Text(v)
+			e, err := wire.Members([]byte(s))
+			if err != nil {
 				return ErrKey
 			}
-			sealed = []byte(e.Entity)
+			if of, _ := wire.Text(e[memberInstance]); of != instance {
+				return ErrKey
+			}
+			sealed = unquoted(e[memberEntity])
 		}
 		value, err := o.open(sealed)
 		if err != nil {
@@ -79,7 +85,7 @@ func (o original) openRequest(road Road, instance string, r *wire.Request) error
 // open decrypts JSON. That it is JSON is all that tells a wrong key.
 func (o original) open(sealed []byte) (json.RawMessage, error) {
 	plain, err := o.cipher.Decrypt(sealed)
-	if err != nil || !json.Valid(plain) {
+	if err != nil || !wire.Valid(plain) {
 		return nil, ErrKey
 	}
 	return plain, nil

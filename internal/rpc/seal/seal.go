@@ -152,9 +152,7 @@ func FormOf(r *wire.Request) Form {
 // Claimed is the instance whose key r says it is sealed with; empty if it names
 // none.
 func Claimed(r *wire.Request) (instance string) {
-	if json.Unmarshal(r.Context[memberInstance], &instance) != nil {
-		return ""
-	}
+	instance, _ = wire.Text(r.Context[memberInstance])
 	return instance
 }
 
@@ -171,10 +169,7 @@ func unquoted(v json.RawMessage) []byte {
 	}
 	inner := v[1 : len(v)-1]
 	if bytes.IndexByte(inner, '\\') >= 0 { // Python and others may escape the slash
-		var s string
-		if json.Unmarshal(v, &s) != nil {
-			return nil
-		}
+		s, _ := wire.Text(v)
 		return []byte(s)
 	}
 	return inner

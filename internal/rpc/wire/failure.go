@@ -36,7 +36,7 @@ func (f Failure) encode() (string, error) {
 }
 
 func decodeFailure(s string) (*Failure, error) {
-	o, err := object([]byte(s))
+	o, err := Members([]byte(s))
 	if err != nil {
 		return nil, fmt.Errorf("failure: %w", err)
 	}

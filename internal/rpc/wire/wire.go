@@ -185,20 +185,23 @@ func member(inner map[string]json.RawMessage, key string, into any) error {
 	if !ok {
 		return nil
 	}
-	if s, ok := into.(*string); ok && plain(v) {
-		*s = string(v[1 : len(v)-1])
-		return nil
+	switch into := into.(type) {
+	case *string:
+		if s, ok := Text(v); ok {
+			*into = s
+			return nil
+		}
+	case *map[string]json.RawMessage:
+		if o, err := Members(v); err == nil {
+			*into = o
+			return nil
+		}
 	}
 	if err := json.Unmarshal(v, into); err != nil {
 		// Not the decoder's text: it may quote a value.
 		return fmt.Errorf("%w: member %s has the wrong type", ErrForm, key)
 	}
 	return nil
-}
-
-// plain tells, of valid JSON, a string that stands for itself.
-func plain(v json.RawMessage) bool {
-	return len(v) >= 2 && v[0] == '"' && bytes.IndexByte(v, '\\') < 0
 }
 
 func isNull(v json.RawMessage) bool { return len(v) == 0 || string(v) == "null" }
@@ -214,28 +217,22 @@ func open(body []byte, limit int) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(body) {
 		return nil, errUTF8
 	}
-	var e struct {
-		Version json.RawMessage `json:"oslo.version"`
-		// The one long member, in a string: it is worth reading it once only.
-		Message *string `json:"oslo.message"`
+	envelope, err := Members(body)
+	if err != nil {
+		return nil, err
 	}
-	if err := json.Unmarshal(body, &e); err != nil {
-		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && len(body) > 0 && bytes.TrimLeft(body, " \t\r\n")[0] == '{' {
-			return nil, fmt.Errorf("%w: members of the envelope are not strings", ErrForm)
-		}
-		return nil, errObject
+	version, message := envelope[keyVersion], envelope[keyMessage]
+	if version == nil || isNull(message) {
+		return envelope, nil // version 1.0 had none
 	}
-	if e.Version == nil || e.Message == nil {
-		return object(body) // version 1.0 had no envelope
-	}
-	var v string
-	if json.Unmarshal(e.Version, &v) != nil {
+	v, ok := Text(version)
+	if !isText(message) || !ok && !isNull(version) {
 		return nil, fmt.Errorf("%w: members of the envelope are not strings", ErrForm)
 	}
 	if !understood(v) {
 		return nil, fmt.Errorf("%w: %.20q", ErrVersion, v)
 	}
-	return object([]byte(*e.Message))
+	return Members(unescape(message))
 }
 
 // understood is oslo.messaging's rule: the same major version, and a minor one
@@ -251,17 +248,6 @@ func understood(v string) bool {
 	}
 	mi, err := strconv.Atoi(minor)
 	return err == nil && mi <= 0
-}
-
-func object(b []byte) (map[string]json.RawMessage, error) {
-	if !utf8.Valid(b) {
-		return nil, errUTF8
-	}
-	var o map[string]json.RawMessage
-	if err := json.Unmarshal(b, &o); err != nil || o == nil {
-		return nil, errObject
-	}
-	return o, nil
 }
 
 func seal(inner map[string]any) ([]byte, error) {
