@@ -11,6 +11,7 @@ import (
 type TaskChange struct {
 	Task    trove.Task
 	Service *trove.ServiceStatus // nil: stays
+	Growth  Growth               // of the quota; KindOverLimit if there is not enough
 	Outbox  []OutboxRow
 }
 
@@ -48,6 +49,9 @@ func (s *Store) BeginTask(ctx context.Context, id string, c TaskChange) error {
 		}
 		if n == 0 {
 			return trove.Errorf(trove.KindUnprocessable, "Instance %s is not ready: another operation began just now.", id)
+		}
+		if err := t.grow(ctx, inst, c.Growth); err != nil {
+			return err
 		}
 		if c.Service != nil {
 			if err := t.setService(ctx, id, *c.Service); err != nil {

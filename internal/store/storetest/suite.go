@@ -32,6 +32,7 @@ func Run(t *testing.T, open Open) {
 		{"create is all or nothing", testCreateAtomic},
 		{"one of two tasks begins", testBeginTask},
 		{"what stands in the way of a task", testNotActionable},
+		{"what an operation needs is charged", testChange},
 		{"an instance being deleted stays so", testDeletingStays},
 		{"delete begins", testBeginDelete},
 		{"delete and replicas", testDeleteReplicas},
