@@ -17,15 +17,16 @@ import (
 const forEver = 0
 
 func (s *Server) listInstances(q *request) (response, error) {
-	return s.instances(q, view.Viewer.Instance)
+	return s.instances(q, true, view.Viewer.Instance)
 }
 
 func (s *Server) listInstanceDetails(q *request) (response, error) {
-	return s.instances(q, view.Viewer.InstanceDetail)
+	return s.instances(q, false, view.Viewer.InstanceDetail)
 }
 
-// instances lists those of the caller's project, also for administrators.
-func (s *Server) instances(q *request, show func(view.Viewer, *trove.Instance) view.Instance) (response, error) {
+// instances lists those of the caller's project, also for administrators; short
+// as store.InstanceFilter has it.
+func (s *Server) instances(q *request, short bool, show func(view.Viewer, *trove.Instance) view.Instance) (response, error) {
 	p, err := q.page()
 	if err != nil {
 		return response{}, err
@@ -35,7 +36,7 @@ func (s *Server) instances(q *request, show func(view.Viewer, *trove.Instance) v
 	}
 	clustered, _ := q.param("include_clustered")
 	list, next, err := s.store.ListInstances(q.Context(),
-		store.InstanceFilter{TenantID: q.creds.ProjectID, IncludeClustered: strings.EqualFold(clustered, "true")},
+		store.InstanceFilter{TenantID: q.creds.ProjectID, IncludeClustered: strings.EqualFold(clustered, "true"), Short: short},
 		store.Page{Limit: p.limit, Marker: p.marker})
 	if err != nil {
 		return response{}, err

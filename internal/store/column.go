@@ -72,6 +72,9 @@ func encodeAccess(a *trove.Access) (string, error) {
 // decodeAccess reads the access column. What cannot be read is as absent: it is
 // shown, never decided on.
 func decodeAccess(s string) *trove.Access {
+	if s == "" || s == "null" {
+		return nil
+	}
 	var j *accessJSON
 	if json.Unmarshal([]byte(s), &j) != nil || j == nil {
 		return nil

@@ -30,16 +30,21 @@ func TestStatements(t *testing.T) {
 			return func() error { return s.CreateInstance(ctx, n) }
 		}
 		cost("the first instance of a project", 15, create(""))
-		cost("an instance", 9, create(""))
+		cost("an instance", 7, create(""))
 		source := ready(t, s, "t")
 		cost("a replica", 11, create(source))
+		list := func() error {
+			_, _, err := s.ListInstances(ctx, store.InstanceFilter{TenantID: "t"}, store.Page{Limit: 20})
+			return err
+		}
+		for range 30 {
+			must(t, create("")())
+		}
+		cost("a list of 20", 1, list)
 		for range 30 {
 			must(t, create(source)())
 		}
-		cost("a list of 20", 1, func() error {
-			_, _, err := s.ListInstances(ctx, store.InstanceFilter{TenantID: "t"}, store.Page{Limit: 20})
-			return err
-		})
+		cost("a list with an instance of more rows than the page", 2, list)
 		cost("a show", 1, func() error { _, err := s.Instance(ctx, source); return err })
 		var ids []string
 		for range 40 {

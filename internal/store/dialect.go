@@ -29,6 +29,9 @@ type dialect struct {
 	// forUpdate ends a SELECT that keeps others from the row until the end of
 	// the transaction; empty where only one transaction writes at a time.
 	forUpdate string
+	// byIndex follows a table's name in FROM and has it read by an index, in its
+	// order; nil where that cannot be said.
+	byIndex func(index string) string
 	// quote quotes an identifier: some of the original's columns have reserved
 	// names (user, key). After a dot none needs it.
 	quote func(name string) string

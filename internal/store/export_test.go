@@ -43,9 +43,14 @@ func PlanForTest(ctx context.Context, s *Store, tenant string) (plan string, err
 	if s.d.migrations == "migrations/sqlite" {
 		explain = "EXPLAIN QUERY PLAN "
 	}
-	query := instanceQuery("i.deleted = ? AND i.id > ? AND i.tenant_id = ? AND i.cluster_id IS NULL")
+	atOnce := s.d.byIndex != nil
+	query := s.d.pageQuery(InstanceFilter{TenantID: tenant, Short: true}, atOnce)
+	args := []any{false, "", tenant, 21, false, false}
+	if atOnce {
+		args = []any{false, false, false, "", tenant, 21}
+	}
 	err = s.read(ctx, func(ctx context.Context, c session) error {
-		return c.each(ctx, explain+query, []any{false, "", tenant, 21, false, false, false}, func(r *sql.Rows) error {
+		return c.each(ctx, explain+query, args, func(r *sql.Rows) error {
 			columns, err := r.Columns()
 			if err != nil {
 				return err

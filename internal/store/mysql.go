@@ -209,6 +209,7 @@ func mysqlDialect(f flavor) *dialect {
 		nowMicros:  "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
 		bigint:     "CAST(? AS SIGNED)",
 		forUpdate:  " FOR UPDATE",
+		byIndex:    func(index string) string { return " FORCE INDEX (" + index + ")" },
 		quote:      func(name string) string { return "`" + name + "`" },
 		onConflict: func(keys, set []string) string {
 			if len(set) == 0 {

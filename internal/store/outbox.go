@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/trove"
@@ -186,35 +187,70 @@ type Sent struct {
 	Again time.Duration
 }
 
-// bounded is a time that is not after a row's deadline; it takes it twice.
-const bounded = "CASE WHEN deadline > 0 AND deadline < ? THEN deadline ELSE ? END"
+// settleMost bounds the rows of one statement of SettleOutbox.
+const settleMost = 32
 
 // SettleOutbox ends owner's claims on rows. A claim that was lost is no error:
 // who has it now publishes the row.
 func (s *Store) SettleOutbox(ctx context.Context, owner string, rows ...Sent) error {
-	return s.tx(ctx, func(ctx context.Context, t *tx) error {
-		now, err := t.dbNow(ctx)
-		if err != nil {
-			return err
+	var gone, published, back []Sent
+	for _, r := range rows {
+		switch {
+		case r.Gone:
+			gone = append(gone, r)
+		case r.Published:
+			published = append(published, r)
+		default:
+			back = append(back, r)
 		}
-		for _, r := range rows {
-			next := now + r.Again.Microseconds()
-			switch {
-			case r.Gone:
-				_, err = t.exec(ctx, "DELETE FROM outbox WHERE id = ?", r.ID)
-			case r.Published:
-				_, err = t.exec(ctx, "UPDATE outbox SET attempts = attempts + 1, published_at = ?, claimed_by = '', next_at = "+bounded+
-					" WHERE id = ? AND claimed_by = ?", now, next, next, r.ID, owner)
-			default:
-				_, err = t.exec(ctx, "UPDATE outbox SET claimed_by = '', next_at = "+bounded+" WHERE id = ? AND claimed_by = ?",
-					next, next, r.ID, owner)
+	}
+	for _, of := range []struct {
+		rows      []Sent
+		statement func([]Sent) (string, []any)
+	}{
+		{gone, func(rows []Sent) (string, []any) {
+			return "DELETE FROM outbox WHERE id IN (" + marks(len(rows)) + ")", sentIDs(rows)
+		}},
+		{published, func(rows []Sent) (string, []any) {
+			return s.settle("attempts = attempts + 1, published_at = "+s.d.nowMicros+", ", owner, rows)
+		}},
+		{back, func(rows []Sent) (string, []any) { return s.settle("", owner, rows) }},
+	} {
+		for some := range slices.Chunk(of.rows, settleMost) {
+			for n := len(some); n&(n-1) != 0; n++ { // so that statements have few texts
+				some = append(some[:n:n], some[n-1])
 			}
-			if err != nil {
+			query, args := of.statement(some)
+			if err := s.write(ctx, func(ctx context.Context, c session) error {
+				_, err := c.exec(ctx, query, args...)
+				return err
+			}); err != nil {
 				return err
 			}
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+func sentIDs(rows []Sent) []any {
+	ids := make([]any, len(rows))
+	for i, r := range rows {
+		ids[i] = r.ID
+	}
+	return ids
+}
+
+// settle is a statement that gives rows back until each is due again, which is
+// not after its deadline.
+func (s *Store) settle(set, owner string, rows []Sent) (string, []any) {
+	var again []any
+	for _, r := range rows {
+		again = append(again, r.ID, r.Again.Microseconds())
+	}
+	next := s.d.nowMicros + " + CASE id" + strings.Repeat(" WHEN ? THEN "+s.d.bigint, len(rows)) + " ELSE 0 END"
+	return "UPDATE outbox SET " + set + "claimed_by = '', next_at = CASE WHEN deadline > 0 AND deadline < " + next +
+			" THEN deadline ELSE " + next + " END WHERE claimed_by = ? AND id IN (" + marks(len(rows)) + ")",
+		slices.Concat(again, again, []any{owner}, sentIDs(rows))
 }
 
 // RepeatOutbox makes rows due that were last published longer than ago ago and

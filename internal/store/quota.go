@@ -128,27 +128,29 @@ func (t *tx) charge(ctx context.Context, tenant string, cost, defaults trove.Quo
 	if err != nil {
 		return err
 	}
-	now := t.s.now()
 	var over []string
 	for _, r := range chargeOrder {
-		n := cost[r]
-		if n <= 0 {
-			continue
-		}
-		if limits[r] >= 0 && used[r]+n > limits[r] {
+		if n := cost[r]; n > 0 && limits[r] >= 0 && used[r]+n > limits[r] {
 			over = append(over, fmt.Sprintf("%s (requested %d, used %d, limit %d)", r, n, used[r], limits[r]))
-			continue
-		}
-		if _, err := t.exec(ctx, "UPDATE quota_usages SET in_use = in_use + ?, updated = ? WHERE tenant_id = ? AND resource = ?",
-			n, now, tenant, string(r)); err != nil {
-			return err
 		}
 	}
 	if len(over) > 0 {
 		return trove.Errorf(trove.KindOverLimit, "Quota exceeded for %s.", strings.Join(over, ", ")).
 			WithAction("Delete instances that are not needed, or ask an operator for a higher limit.")
 	}
-	return nil
+	set, args, named := "", []any{}, []any{}
+	for _, r := range chargeOrder {
+		if n := cost[r]; n > 0 {
+			set += " WHEN ? THEN in_use + " + t.s.d.bigint
+			args, named = append(args, string(r), n), append(named, string(r))
+		}
+	}
+	if len(named) == 0 {
+		return nil
+	}
+	_, err = t.exec(ctx, "UPDATE quota_usages SET in_use = CASE resource"+set+" ELSE in_use END, updated = ? WHERE tenant_id = ? AND resource IN ("+
+		marks(len(named))+")", slices.Concat(args, []any{t.s.now(), tenant}, named)...)
+	return err
 }
 
 // usage locks a project's use of what cost is about, in one order for all, and
@@ -211,16 +213,7 @@ func (t *tx) refund(ctx context.Context, tenant string, cost trove.QuotaDelta) e
 // charged is what a live instance costs of its quota. One that the original
 // made has no charges of ours: the RAM of its flavor is not known here.
 func (t *tx) charged(ctx context.Context, id string, volumeSize int) (trove.QuotaDelta, error) {
-	cost := trove.QuotaDelta{}
-	err := t.each(ctx, "SELECT resource, amount FROM charges WHERE instance_id = ?", []any{id}, func(r *sql.Rows) error {
-		var name string
-		var amount int
-		if err := r.Scan(&name, &amount); err != nil {
-			return err
-		}
-		cost[trove.Resource(name)] = amount
-		return nil
-	})
+	cost, err := t.charges(ctx, id)
 	if len(cost) == 0 {
 		cost = trove.QuotaDelta{trove.ResourceInstances: 1, trove.ResourceVolumes: volumeSize}
 	}

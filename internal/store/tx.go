@@ -143,13 +143,28 @@ func (t *tx) workChanged()   { t.work = true }
 // a COMMIT got no answer, f runs again as repeated; if that is not possible, the
 // error says that nobody knows.
 func (s *Store) tx(ctx context.Context, f func(ctx context.Context, t *tx) error) error {
+	return s.try(ctx, func(ctx context.Context, repeated bool) (bool, error) { return s.txOnce(ctx, repeated, f) })
+}
+
+// write runs f, one statement that writes, as a transaction of its own, and again
+// as tx does: it must be one that may be done twice.
+func (s *Store) write(ctx context.Context, f func(ctx context.Context, c session) error) error {
+	return s.try(ctx, func(ctx context.Context, _ bool) (bool, error) {
+		defer s.writes.compile(ctx)
+		return true, f(ctx, session{s, s.writer, nil, s.writes})
+	})
+}
+
+// try calls once until it succeeds or it is of no use. once reports whether its
+// error came from a COMMIT; unknown tells it that an earlier one may have.
+func (s *Store) try(ctx context.Context, once func(ctx context.Context, unknown bool) (committing bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	unknown, gone := false, 0
 	for n := 0; ; n++ {
-		committing, err := s.txOnce(ctx, unknown, f)
+		committing, err := once(ctx, unknown)
 		for err != nil && ctx.Err() == nil && s.roomMade(err) {
-			committing, err = s.txOnce(ctx, unknown, f)
+			committing, err = once(ctx, unknown)
 		}
 		v := final
 		if err != nil {

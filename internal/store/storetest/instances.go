@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,6 +141,53 @@ func testPages(t *testing.T, f *fixture) {
 		}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("limit %d: %s", limit, d)
+		}
+	}
+}
+
+// However many rows an instance is read in, a page holds it whole.
+func testReplicasOnPages(t *testing.T, f *fixture) {
+	want := map[string][]string{}
+	for n := range 6 {
+		source := f.ready(t)
+		want[source] = nil
+		for range []int{3, 0, 1, 0, 5, 2}[n] {
+			i := f.draft()
+			i.ReplicaOf, i.Access = source, &trove.Access{IsPublic: true, AllowedCIDRs: []string{"10.0.0.0/8"}}
+			replica := f.create(t, i)
+			want[source] = append(want[source], replica)
+			want[replica] = nil
+		}
+		slices.Sort(want[source])
+	}
+	whole := map[string]*trove.Instance{}
+	for id := range want {
+		whole[id] = f.get(t, id)
+	}
+	for _, limit := range []int{1, 2, 3, 5, 0} {
+		for _, filter := range []store.InstanceFilter{{TenantID: tenant}, {TenantID: tenant, Short: true}, {Short: true, IncludeClustered: true}} {
+			got, marker := map[string][]string{}, ""
+			for {
+				page, next, err := f.ListInstances(deadline(t), filter, store.Page{Limit: limit, Marker: marker})
+				ok(t, err)
+				for _, i := range page {
+					got[i.ID] = i.Replicas
+					w := *whole[i.ID]
+					if filter.Short {
+						w.Updated, w.Server.SeenAt = time.Time{}, time.Time{}
+						w.Version = trove.DatastoreVersion{ID: w.Version.ID, DatastoreName: w.Version.DatastoreName, Name: w.Version.Name}
+					}
+					if d := cmp.Diff(&w, i); d != "" {
+						t.Error(d)
+					}
+				}
+				if marker = next; next == "" {
+					break
+				}
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Errorf("limit %d: %s", limit, d)
+			}
 		}
 	}
 }

@@ -24,6 +24,7 @@ func Run(t *testing.T, open Open) {
 		{"absent optional values", testBareInstance},
 		{"fields too long", testTooLong},
 		{"list pages", testPages},
+		{"list pages of replicas", testReplicasOnPages},
 		{"list filters", testFilters},
 		{"list queries are fixed", testListQueries},
 		{"quota is exact under concurrency", testQuotaConcurrent},
