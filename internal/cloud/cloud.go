@@ -22,6 +22,12 @@ type Owner struct {
 	UserID     string
 	Name       string
 	Manager    string
+	// Zone is the availability zone that was asked for.
+	Zone string
+	// ServerID and VolumeID are on record for the instance, if they are: they
+	// are found by them also where their tags are those of other versions.
+	ServerID string
+	VolumeID string
 }
 
 // Port is a network attachment of an instance, made before its server.
@@ -52,6 +58,7 @@ type ServerSpec struct {
 	Owner
 	Flavor           trove.Flavor
 	ImageID          string
+	ImageTags        []string // where there is no ImageID: of the newest image that has them all
 	AvailabilityZone string
 	Ports            []Port
 	Volume           Volume
