@@ -26,6 +26,11 @@ type Harness struct {
 	Cloud cloud.Cloud
 	// Manager of the instances to be made.
 	Manager string
+	// Project of the instances, ImageID and NICs of their servers, where the cloud
+	// asks for them.
+	Project string
+	ImageID string
+	NICs    []trove.NIC
 	// Unguarded: there are no security groups and nothing is more public than
 	// the rest, as on one machine.
 	Unguarded bool
@@ -64,10 +69,14 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 
 // owner makes an instance that nobody has.
 func (h Harness) owner() cloud.Owner {
+	project := h.Project
+	if project == "" {
+		project = "p"
+	}
 	b := make([]byte, 16)
 	_, _ = rand.Read(b)
 	return cloud.Owner{InstanceID: fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]),
-		ProjectID: "p", UserID: "u", Name: "test", Manager: h.Manager}
+		ProjectID: project, UserID: "u", Name: "test", Manager: h.Manager}
 }
 
 // steps of making an instance, in order.
@@ -85,12 +94,12 @@ func (h Harness) build(ctx context.Context, o cloud.Owner, upTo int) (s cloud.Se
 	if err != nil {
 		return s, srv, err
 	}
-	s = cloud.ServerSpec{Owner: o, Flavor: all[0], Files: map[string][]byte{"/etc/trove/conf.d/guest_info.conf": []byte("[DEFAULT]\nguest_id = " + o.InstanceID + "\n")}}
+	s = cloud.ServerSpec{Owner: o, Flavor: all[0], ImageID: h.ImageID, Files: map[string][]byte{"/etc/trove/conf.d/guest_info.conf": []byte("[DEFAULT]\nguest_id = " + o.InstanceID + "\n")}}
 	if upTo > stepGroup {
-		err = h.Cloud.EnsureSecurityGroup(ctx, o, []cloud.Rule{{FirstPort: 3306, LastPort: 3306}})
+		err = h.Cloud.EnsureSecurityGroup(ctx, o, []cloud.Rule{{FirstPort: 3306, LastPort: 3306, CIDRs: []string{"0.0.0.0/0"}}})
 	}
 	if upTo > stepPorts && err == nil {
-		s.Ports, err = h.Cloud.EnsurePorts(ctx, o, nil, trove.Access{})
+		s.Ports, err = h.Cloud.EnsurePorts(ctx, o, h.NICs, trove.Access{})
 	}
 	for upTo > stepVolume && err == nil && !s.Volume.Ready {
 		s.Volume, err = h.Cloud.EnsureVolume(ctx, o, 1, "")
