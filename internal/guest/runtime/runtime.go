@@ -1,5 +1,7 @@
 // Package runtime says how the agent runs an engine's server: as a plain
-// process (runtime/process) or as a container (runtime/docker, later).
+// process (runtime/process) or as a container (runtime/docker). A container
+// sees the directories it is given at the paths they have on the machine, so an
+// engine's files and sockets are the same to both.
 //
 // Whatever is started is tagged and has a handle the agent persists, so that an
 // agent that was killed finds its engine again and never starts a second one.
@@ -21,6 +23,11 @@ type Spec struct {
 	Dir        string
 	LogFile    string    // stdout and stderr are appended to it
 	StopSignal os.Signal // what asks the program to stop cleanly
+
+	// What follows only a container needs.
+	Dirs   []string // what the program may read and write beside Dir and LogFile
+	Port   int      // where clients connect, for a network of its own; 0: nowhere
+	Health []string // a command that fails if the program is ill; no secrets
 }
 
 // Handle finds a program again. It is stored as JSON by the agent.
@@ -39,8 +46,18 @@ type State struct {
 	Detail   string // why it ended, for people: the signal, out of memory
 }
 
+// Progress is how far something that takes long is.
+type Progress struct {
+	Message     string // for people
+	Done, Total int64  // in Unit; Total 0: not known
+	Unit        string // bytes
+}
+
 // Runtime runs programs. A conformance suite (runtimetest) holds for all.
 type Runtime interface {
+	// Fetch gets what programs are run from, if that is not here yet, and tells
+	// how far it is.
+	Fetch(ctx context.Context, report func(Progress)) error
 	// Start runs the program, or finds the one with the same tag and name that
 	// runs already.
 	Start(ctx context.Context, s Spec) (Handle, error)

@@ -72,6 +72,9 @@ func New(o Options) (*Runtime, error) {
 	return r, nil
 }
 
+// Fetch does nothing: the programs are those of this machine.
+func (r *Runtime) Fetch(context.Context, func(runtime.Progress)) error { return nil }
+
 // Start runs the program, or returns the handle of the one with the same tag
 // that runs. What an earlier one left behind is killed first. The program's
 // environment is s.Env, a PATH and the tag: nothing of the agent's own.

@@ -5,17 +5,18 @@ package runtimetest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/guest/runtime"
+	"github.com/gotrove/gotrove/internal/proc"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -57,7 +58,7 @@ func shell(t *testing.T, script string) runtime.Spec {
 	t.Helper()
 	dir := t.TempDir()
 	return runtime.Spec{
-		InstanceID: "test-" + strings.ReplaceAll(filepath.Base(filepath.Dir(dir))+filepath.Base(dir), "/", "-") + "-" + strconv.FormatInt(time.Now().UnixNano(), 36),
+		InstanceID: "test-" + strings.ToLower(rand.Text()),
 		Name:       "shell", Argv: []string{"/bin/sh", "-c", script}, Dir: dir,
 		LogFile: filepath.Join(dir, "log"), StopSignal: syscall.SIGTERM,
 	}
@@ -166,8 +167,13 @@ func exitCode(t *testing.T, h Harness) {
 }
 
 func killedProgram(t *testing.T, h Harness) {
-	r, s := h.New(t), shell(t, "kill -9 $$")
-	if got := wait(t, r, start(t, r, s)); got.ExitCode != -1 || !strings.Contains(got.Detail, "killed") {
+	r, s := h.New(t), shell(t, "echo up; exec sleep 1000")
+	p := start(t, r, s)
+	logged(t, s, "up")
+	if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if got := wait(t, r, p); got.ExitCode != -1 || !strings.Contains(got.Detail, "killed") {
 		t.Errorf("state is %+v, want a detail that says killed", got)
 	}
 }
@@ -288,7 +294,7 @@ func stopAsks(t *testing.T, h Harness) {
 
 func stopKills(t *testing.T, h Harness) {
 	// One child in the program's session, one in its own.
-	r, s := h.New(t), shell(t, "trap '' TERM; sleep 1000 & echo $! >a; setsid sleep 1000 & echo $! >b; echo up; while :; do sleep 0.05; done")
+	r, s := h.New(t), shell(t, "trap '' TERM; sleep 1000 & setsid sleep 1000 & echo up; while :; do sleep 0.05; done")
 	p := start(t, r, s)
 	logged(t, s, "up")
 	if err := r.Stop(t.Context(), p, syscall.SIGTERM, 200*time.Millisecond); err != nil {
@@ -297,35 +303,20 @@ func stopKills(t *testing.T, h Harness) {
 	if isRunning(t, r, p) {
 		t.Error("running after Stop")
 	}
-	for _, file := range []string{"a", "b"} {
-		pid := pidIn(t, filepath.Join(s.Dir, file))
-		if alive(pid) {
-			t.Errorf("child %s (%d) lives", file, pid)
-		}
+	if left := processes(t, s); len(left) > 0 {
+		t.Errorf("children live: %+v", left)
 	}
 }
 
-func pidIn(t *testing.T, path string) int {
+// processes are those of the program, as the kernel shows them: pids that a
+// program writes down may be of a namespace of its own.
+func processes(t *testing.T, s runtime.Spec) []proc.Process {
 	t.Helper()
-	b, err := os.ReadFile(path)
+	all, err := proc.Tagged("GOTROVE_INSTANCE=" + s.InstanceID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pid
-}
-
-// alive tells whether a process runs; a zombie does not.
-func alive(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+	return all
 }
 
 func waitContext(t *testing.T, h Harness) {
@@ -343,22 +334,27 @@ func waitContext(t *testing.T, h Harness) {
 }
 
 func leftovers(t *testing.T, h Harness) {
-	r, s := h.New(t), shell(t, "sleep 1000 & echo $! >a; echo up; exec sleep 1000")
+	r, s := h.New(t), shell(t, "sleep 1000 & echo up; exec sleep 1000")
 	p := start(t, r, s)
 	logged(t, s, "up")
+	old := processes(t, s)
+	if len(old) < 2 {
+		t.Fatalf("the program and its child are %+v", old)
+	}
 	if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	wait(t, r, p)
-	old := pidIn(t, filepath.Join(s.Dir, "a"))
 	if _, ok, err := r.Find(t.Context(), s); ok || err != nil {
 		t.Errorf("Find takes what a dead program left for the program: %v, %v", ok, err)
 	}
 	if again := start(t, r, s); again == p {
 		t.Error("the dead program was given")
 	}
-	if alive(old) {
-		t.Error("what the dead program left still lives")
+	for _, o := range old {
+		if o.Running() {
+			t.Errorf("%+v, which the dead program left, still lives", o.Handle)
+		}
 	}
 }
 
