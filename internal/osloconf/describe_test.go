@@ -36,16 +36,24 @@ port = 1
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{
-		file + ":2: option [DEFAULT] max_instances_per_user is now called [DEFAULT] max_instances_per_tenant",
-		file + ":3: option [DEFAULT] use_tpool has no effect: there are no threads",
-		file + ":4: option [DEFAULT] use_syslog has no effect: the service manager does",
-		file + ":6: option [DEFAULT] odd is not known and has no effect",
-		file + ":8: option [redis] port has no effect: no Redis",
-		"environment variable OS_DEFAULT__SYSLOG_FACILITY: option [DEFAULT] syslog_facility has no effect: see use_syslog",
+	want := []osloconf.Warning{
+		{Text: file + ":2: option [DEFAULT] max_instances_per_user is now called [DEFAULT] max_instances_per_tenant"},
+		{file + ":3: option [DEFAULT] use_tpool has no effect: there are no threads", "[DEFAULT] use_tpool"},
+		{file + ":4: option [DEFAULT] use_syslog has no effect: the service manager does", "[DEFAULT] use_syslog"},
+		{Text: file + ":6: option [DEFAULT] odd is not known and has no effect"},
+		{file + ":8: option [redis] port has no effect: no Redis", "[redis] port"},
+		{"environment variable OS_DEFAULT__SYSLOG_FACILITY: option [DEFAULT] syslog_facility has no effect: see use_syslog", "[DEFAULT] syslog_facility"},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+	told := []string{want[0].Text, want[3].Text,
+		"options that are set and have no effect (4): [DEFAULT] use_tpool, [DEFAULT] use_syslog, [redis] port, [DEFAULT] syslog_facility; ask why tells why"}
+	if d := cmp.Diff(told, osloconf.Told(got, "ask why")); d != "" {
+		t.Error(d)
+	}
+	if len(osloconf.Told(want[:1], "x")) != 1 {
+		t.Error("nothing idle, and it is told")
 	}
 	if c.Limit != 3 || !c.Idle {
 		t.Errorf("%+v", c)

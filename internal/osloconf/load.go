@@ -31,6 +31,34 @@ type Sources struct {
 
 const maxFile = 4 << 20
 
+// Warning is something to look at in a configuration that can be used.
+type Warning struct {
+	Text string
+	// Idle is the option, "[group] name", if all there is to it is that it has no
+	// effect, as Sources says. A file of the original's may have many of these.
+	Idle string
+}
+
+// String gives the text.
+func (w Warning) String() string { return w.Text }
+
+// Told gives the texts of warnings with those of idle options as a single one at
+// the end, which names them, and says with which command to see why.
+func Told(warnings []Warning, command string) (texts []string) {
+	var idle []string
+	for _, w := range warnings {
+		if w.Idle == "" {
+			texts = append(texts, w.Text)
+		} else {
+			idle = append(idle, w.Idle)
+		}
+	}
+	if len(idle) > 0 {
+		texts = append(texts, fmt.Sprintf("options that are set and have no effect (%d): %s; %s tells why", len(idle), strings.Join(idle, ", "), command))
+	}
+	return texts
+}
+
 type loader struct {
 	env    map[string]string
 	values map[name][]value // in the order they were read
@@ -63,7 +91,7 @@ type field struct {
 // Structs inside structs are looked through.
 //
 // Errors are of KindBadRequest and name the file and line.
-func Load(src Sources, into ...any) (warnings []string, err error) {
+func Load(src Sources, into ...any) (warnings []Warning, err error) {
 	l := loader{env: map[string]string{}, values: map[name][]value{}, fields: map[name]field{}}
 	for _, kv := range src.Environ {
 		if k, v, ok := strings.Cut(kv, "="); ok {
@@ -105,7 +133,7 @@ func Load(src Sources, into ...any) (warnings []string, err error) {
 	return l.warnings(src.NoEffect), nil
 }
 
-func (l *loader) warnings(noEffect map[string]string) (out []string) {
+func (l *loader) warnings(noEffect map[string]string) (out []Warning) {
 	renamed := map[name]name{}
 	for n, f := range l.fields {
 		for _, old := range f.old {
@@ -122,19 +150,19 @@ func (l *loader) warnings(noEffect map[string]string) (out []string) {
 		now, old := renamed[n]
 		switch {
 		case idle && reason != "":
-			out = append(out, fmt.Sprintf("%s: option %s has no effect: %s", from, n, reason))
+			out = append(out, Warning{fmt.Sprintf("%s: option %s has no effect: %s", from, n, reason), n.String()})
 		case idle, known:
 		case old:
-			out = append(out, fmt.Sprintf("%s: option %s is now called %s", from, n, now))
+			out = append(out, Warning{Text: fmt.Sprintf("%s: option %s is now called %s", from, n, now)})
 		default:
-			out = append(out, fmt.Sprintf("%s: option %s is not known and has no effect", from, n))
+			out = append(out, Warning{Text: fmt.Sprintf("%s: option %s is not known and has no effect", from, n)})
 		}
 	}
 	for _, full := range slices.Sorted(maps.Keys(noEffect)) {
 		group, option, _ := strings.Cut(full, ".")
 		n := newName(group, option)
 		if _, ok := l.env[n.variable()]; ok && noEffect[full] != "" {
-			out = append(out, fmt.Sprintf("environment variable %s: option %s has no effect: %s", n.variable(), n, noEffect[full]))
+			out = append(out, Warning{fmt.Sprintf("environment variable %s: option %s has no effect: %s", n.variable(), n, noEffect[full]), n.String()})
 		}
 	}
 	return out

@@ -86,7 +86,7 @@ driver = b
 	if d := cmp.Diff(want, got, reveal); d != "" {
 		t.Error(d)
 	}
-	wantWarnings := []string{main + ":10: option [DEFAULT] long is not known and has no effect", main + ":16: option [database] name is not known and has no effect"}
+	wantWarnings := []osloconf.Warning{{Text: main + ":10: option [DEFAULT] long is not known and has no effect"}, {Text: main + ":16: option [database] name is not known and has no effect"}}
 	if d := cmp.Diff(wantWarnings, warnings); d != "" {
 		t.Error(d)
 	}

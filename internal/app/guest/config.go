@@ -43,7 +43,7 @@ type config struct {
 	HealthPeriod int    `conf:"gotrove.health_interval" default:"5" help:"Seconds between two looks at the engine."`
 }
 
-func loadConfig(src osloconf.Sources) (*config, []string, error) {
+func loadConfig(src osloconf.Sources) (*config, []osloconf.Warning, error) {
 	c := &config{ConductorQueue: conductor.Topic}
 	src.NoEffect = noEffect()
 	warnings, err := osloconf.Load(src, c)

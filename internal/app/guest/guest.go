@@ -135,7 +135,7 @@ func makeTemplate(ctx context.Context, args []string, out, errs io.Writer) error
 	return err
 }
 
-func serve(ctx context.Context, c *config, version string, warnings []string, errs io.Writer) error {
+func serve(ctx context.Context, c *config, version string, warnings []osloconf.Warning, errs io.Writer) error {
 	debug.SetMemoryLimit(memoryLimit)
 	level := "info"
 	if c.Debug {
@@ -149,7 +149,7 @@ func serve(ctx context.Context, c *config, version string, warnings []string, er
 	slog.SetDefault(log)
 	defer outliveHangups(ctx, log)()
 	for _, w := range warnings {
-		log.WarnContext(ctx, w)
+		log.WarnContext(ctx, w.Text)
 	}
 	k, err := kindOf(c.Manager)
 	if err != nil {

@@ -144,7 +144,7 @@ func (o *overrides) flags(cmd *cobra.Command) {
 }
 
 // load reads the configuration and lets the flags win.
-func (o *overrides) load() (*Config, []string, error) {
+func (o *overrides) load() (*Config, []osloconf.Warning, error) {
 	environ := os.Environ()
 	for option, v := range map[string]string{
 		"OS_GOTROVE__DATA_DIR": o.dataDir, "OS_GOTROVE__RUN_DIR": o.runDir, "OS_GOTROVE__LOOPBACK_RANGE": o.loopbackRange,

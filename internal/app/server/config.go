@@ -108,7 +108,7 @@ const (
 // LoadConfig reads the files and the environment, and fills in what depends on
 // who runs it: root's data are in /var/lib/gotrove, another user's in
 // $XDG_DATA_HOME/gotrove; GOTROVE_HOME overrides both.
-func LoadConfig(src osloconf.Sources, standalone bool) (*Config, []string, error) {
+func LoadConfig(src osloconf.Sources, standalone bool) (*Config, []osloconf.Warning, error) {
 	c := newConfig(standalone)
 	src.NoEffect = noEffect()
 	warnings, err := osloconf.Load(src, c)

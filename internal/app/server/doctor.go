@@ -52,7 +52,7 @@ type finding struct {
 type doctor struct {
 	c        *Config
 	src      osloconf.Sources
-	warnings []string
+	warnings []osloconf.Warning
 	log      *slog.Logger
 	clock    func() time.Time
 }

@@ -49,8 +49,8 @@ func (d *doctor) checkFiles(_ context.Context, r *report) {
 
 // checkOptions tells what was wrong with the options.
 func (d *doctor) checkOptions(_ context.Context, r *report) {
-	for _, w := range d.warnings {
-		r.warn("", "%s", w)
+	for _, text := range osloconf.Told(d.warnings, checkConfig) {
+		r.warn("", "%s", text)
 	}
 	if len(d.warnings) == 0 {
 		r.ok("all options are known and used")

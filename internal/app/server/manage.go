@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gotrove/gotrove/internal/keyring"
+	"github.com/gotrove/gotrove/internal/osloconf"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/telemetry"
 )
@@ -65,8 +66,8 @@ func (m *manage) config(cmd *cobra.Command) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range warnings {
-		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
+	for _, text := range osloconf.Told(warnings, checkConfig) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", text)
 	}
 	return c, nil
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/gotrove/gotrove/internal/osloconf"
 )
 
-func loadText(t *testing.T, text string, into any) []string {
+func loadText(t *testing.T, text string, into any) []osloconf.Warning {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "trove.conf")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

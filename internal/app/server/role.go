@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gotrove/gotrove/internal/lifecycle"
+	"github.com/gotrove/gotrove/internal/osloconf"
 	"github.com/gotrove/gotrove/internal/telemetry"
 	"github.com/gotrove/gotrove/internal/telemetry/health"
 )
@@ -112,9 +113,12 @@ func (p *process) keepAwake(period time.Duration) {
 	}, 0)
 }
 
+// checkConfig is the command that tells all there is to say of a configuration.
+const checkConfig = manageName + " config check"
+
 // newProcess makes a process that logs to errs; warnings of the configuration
 // come first.
-func newProcess(ctx context.Context, name string, c *Config, warnings []string, errs io.Writer) (*process, error) {
+func newProcess(ctx context.Context, name string, c *Config, warnings []osloconf.Warning, errs io.Writer) (*process, error) {
 	level := "info"
 	if c.Log.Debug {
 		level = "debug"
@@ -128,8 +132,8 @@ func newProcess(ctx context.Context, name string, c *Config, warnings []string, 
 		return nil, err
 	}
 	slog.SetDefault(log)
-	for _, w := range warnings {
-		log.WarnContext(ctx, w)
+	for _, text := range osloconf.Told(warnings, checkConfig) {
+		log.WarnContext(ctx, text)
 	}
 	return &process{name: name, c: c, log: log, logFile: file, clock: time.Now, health: health.New(nil, log)}, nil
 }

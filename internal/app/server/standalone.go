@@ -52,7 +52,7 @@ type standalone struct {
 
 // runStandalone runs until ctx ends, then stops everything: agents and engines
 // cleanly too.
-func runStandalone(ctx context.Context, c *Config, version string, warnings []string, errs io.Writer) error {
+func runStandalone(ctx context.Context, c *Config, version string, warnings []osloconf.Warning, errs io.Writer) error {
 	sayReady := readyPipe()
 	debug.SetMemoryLimit(memoryLimit)
 	p, err := newProcess(ctx, standaloneProgram, c, warnings, errs)
