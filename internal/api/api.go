@@ -46,7 +46,7 @@ type Config struct {
 	MaxBody         int64         // bytes of a request's body; 1 MiB
 	ReadTimeout     time.Duration // for a request's body; 30 s
 	HeartbeatExpiry time.Duration // after which an agent counts as gone; 90 s
-	UsageTimeout    time.Duration // for the guest's answer in a show; 800 ms
+	UsageTimeout    time.Duration // for the guest's answer in a show; 800 ms, less what the request took before beyond an eighth of it
 	GuestDeadline   time.Duration // for casts to a guest; 15 min
 	SettleTimeout   time.Duration // for earlier casts to be handled, before a guest is asked; 3 s
 

@@ -27,6 +27,7 @@ func (noObserver) PolicyDenied(string)                             {}
 // trail is what is noted of a request on its way, for the log, the observer and
 // the audit.
 type trail struct {
+	began  time.Time
 	call   bool              // it is for version 1.0
 	who    identity.Identity // zero: unknown
 	route  *route            // nil: none fits

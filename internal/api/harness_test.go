@@ -89,7 +89,8 @@ type guests struct {
 	databases []string
 	users     map[string]*rpcapi.User // by name@host
 	stats     guest.FilesystemStats
-	hang      bool // FilesystemStats waits for its deadline
+	hang      bool      // FilesystemStats waits for its deadline
+	deadline  time.Time // of the last FilesystemStats
 	err       error
 	calls     []string
 }
@@ -108,6 +109,7 @@ func (g *guests) add(u trove.User) {
 
 func (g *guests) FilesystemStats(ctx context.Context, _ string) (guest.FilesystemStats, error) {
 	err := g.call("stats")
+	g.deadline, _ = ctx.Deadline()
 	if g.hang {
 		<-ctx.Done()
 		return guest.FilesystemStats{}, ctx.Err()

@@ -53,7 +53,11 @@ func (s *Server) showInstance(q *request) (response, error) {
 	v := q.viewer()
 	shown := v.InstanceDetail(q.instance)
 	if s.answers(q.instance, v) {
-		if u, err := s.usages.of(q.Context(), q.instance.ID, v.Now, s.usage); err == nil {
+		// What checking the token took goes off the wait, or a caller who comes with a
+		// new one waits longer than the rest.
+		ctx, cancel := context.WithDeadline(q.Context(), q.trail.began.Add(s.config.UsageTimeout+s.config.UsageTimeout/8))
+		defer cancel()
+		if u, err := s.usages.of(ctx, q.instance.ID, v.Now, s.usage); err == nil {
 			shown.SetUsage(u)
 		} else {
 			s.log.DebugContext(q.Context(), "no use of the volume", "error", err)

@@ -52,6 +52,24 @@ func TestIdentityServiceAway(t *testing.T) {
 	}
 }
 
+// What a token takes to be checked goes off the wait for an agent: the whole
+// answer comes within a second.
+func TestSlowTokenAndSilentAgent(t *testing.T) {
+	h := newHarness(t)
+	h.instance(demo, id(1), mysqlVersion)
+	var asked time.Time
+	h.validate(func(string) (identity.Identity, error) {
+		asked = time.Now()
+		<-time.After(400 * time.Millisecond)
+		return identity.Identity{UserID: "u", ProjectID: demo}, nil
+	}, nil)
+	h.guest.hang = true
+	h.want(200, demo, "GET", "instances/"+id(1), "")
+	if left := h.guest.deadline.Sub(asked); h.guest.deadline.IsZero() || left > 900*time.Millisecond {
+		t.Errorf("the agent has until %s after the request came", left)
+	}
+}
+
 // What policy rules may name of a token reaches them.
 func TestTokenAttributesInPolicy(t *testing.T) {
 	h := newHarness(t)
