@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/guest/bootlog"
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/runtime"
 	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
@@ -32,6 +33,17 @@ type Conductor interface {
 	NotifyFailure(ctx context.Context, n conductor.FailureNotification, message string, exception []string) error
 }
 
+// Volume is what the instance's directory is mounted from. Its methods are
+// called one at a time. *volume.Volume is one.
+type Volume interface {
+	// Ensure has it mounted when it returns nil.
+	Ensure(ctx context.Context) error
+	// Unmount lets go of it; it is nobody's when it returns nil.
+	Unmount(ctx context.Context) error
+	// Grow makes its file system as large as it is, mounted or not.
+	Grow(ctx context.Context) error
+}
+
 // Config is what an agent is made of.
 type Config struct {
 	InstanceID string
@@ -44,6 +56,12 @@ type Config struct {
 
 	// Credentials takes new logins and keys; nil: the operator's stay.
 	Credentials *Credentials
+
+	// Volume has VolumeDir mounted before anything is done there; nil: it always
+	// is.
+	Volume Volume
+	// Boot tells the server's console how far the agent came; nil: nobody.
+	Boot *bootlog.Log
 
 	VolumeDir  string // what get_filesystem_stats measures
 	VolumeSize int64  // its quota in bytes; 0: the file system is the volume

@@ -133,6 +133,7 @@ func (a *Agent) prepareStages(ctx context.Context, p guestapi.Prepare) (stage st
 		do            func() error
 	}{
 		{"check", "Checking what was asked for.", false, func() error { return supported(p) }},
+		{"volume", "Bringing the volume into use.", a.cfg.Volume == nil, func() error { return a.cfg.Volume.Ensure(ctx) }},
 		{"initialise", "Making the data directory.", false, func() error { return eng.Initialise(ctx) }},
 		{"configure", "Writing the configuration.", false, func() error { return eng.Configure(ctx, p.Overrides) }},
 		{"start", "Starting the database server.", false, func() error {
@@ -170,6 +171,12 @@ func (a *Agent) prepareStages(ctx context.Context, p guestapi.Prepare) (stage st
 		if err := s.do(); err != nil {
 			return s.name, err
 		}
+		switch s.name {
+		case "start":
+			a.cfg.Boot.Reached(guestapi.BootRunning, "")
+		case "ready":
+			a.cfg.Boot.Reached(guestapi.BootReady, "")
+		}
 		if err := ctx.Err(); err != nil {
 			return s.name, err
 		}
@@ -193,6 +200,11 @@ func (a *Agent) prepareFailed(ctx context.Context, stage string, p guestapi.Prep
 	failure := redact(fmt.Sprintf("Preparing the database failed at stage %q: %s", stage, err), secrets)
 	tail := redact(a.cfg.Engine.LogTail(), secrets)
 	a.log.ErrorContext(ctx, "prepare failed", "stage", stage, "error", failure, "log_tail", tail)
+	if stage == "start" {
+		a.cfg.Boot.Failed(guestapi.BootRunning, errors.New(failure))
+	} else {
+		a.cfg.Boot.Failed(guestapi.BootReady, errors.New(failure))
+	}
 	// The fault goes first: who sees the status finds its cause. There is none
 	// if somebody stopped it.
 	if !errors.Is(err, errStopped) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gotrove/gotrove/internal/guest/runtime"
+	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -125,6 +126,7 @@ func (a *Agent) keep(ctx context.Context) error {
 			return nil
 		case err == nil:
 			lastGood = time.Now()
+			a.cfg.Boot.Reached(guestapi.BootReady, "")
 			a.report(ctx, *h, trove.ServiceHealthy)
 			timer.Reset(jitter(a.cfg.Timing.Health))
 			continue
@@ -235,6 +237,11 @@ func (a *Agent) startEngine(ctx context.Context) (runtime.Handle, error) {
 	}
 	if a.pulse.current() == (trove.ServiceStatus{}) { // this agent has not seen it run
 		a.pulse.set(ctx, trove.ServiceShutdown, nil)
+	}
+	if a.cfg.Volume != nil { // after a reboot, say
+		if err := a.cfg.Volume.Ensure(ctx); err != nil {
+			return runtime.Handle{}, err
+		}
 	}
 	spec, err := a.cfg.Engine.Command()
 	if err != nil {

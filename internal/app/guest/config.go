@@ -27,6 +27,7 @@ type config struct {
 	Rabbit          amqp.Options
 	StateWait       time.Duration `conf:"DEFAULT.state_change_wait_time" default:"180" help:"How long the engine may take to start."`
 
+	Machine      machineOptions
 	Runtime      string `conf:"gotrove.runtime" default:"process" help:"How the engine is run; only process."`
 	DataDir      string `conf:"gotrove.data_dir" help:"The volume."`
 	StateDir     string `conf:"gotrove.state_dir" help:"What the agent remembers."`

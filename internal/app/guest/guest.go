@@ -19,9 +19,11 @@ import (
 	"time"
 
 	"github.com/gotrove/gotrove/internal/guest"
+	"github.com/gotrove/gotrove/internal/guest/bootlog"
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/runtime/process"
 	"github.com/gotrove/gotrove/internal/osloconf"
+	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/telemetry"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -62,16 +64,20 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 			return listEngines(ctx, out)
 		case "template":
 			return makeTemplate(ctx, args[1:], out, errs)
+		case "first-boot":
+			return firstBoot(ctx, args[1:], errs)
+		case "volume":
+			return prepareMachine(ctx, args[1:], errs)
 		}
 	}
 	var src osloconf.Sources
 	flags := flag.NewFlagSet("trove-guestagent", flag.ContinueOnError)
 	flags.SetOutput(errs)
-	flags.Func("config-file", "configuration `file` (repeatable)", func(s string) error { src.Files = append(src.Files, s); return nil })
-	flags.Func("config-dir", "`directory` of *.conf files (repeatable)", func(s string) error { src.Dirs = append(src.Dirs, s); return nil })
+	configFlags(flags, &src)
+	console := flags.String("console", "", consoleHelp)
 	show := flags.Bool("version", false, "print the version and leave")
 	flags.Usage = func() {
-		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines\n       trove-guestagent template --manager NAME --template-dir DIR\n")
+		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines\n       trove-guestagent first-boot [--console DEVICE]\n       trove-guestagent volume [flags]\n       trove-guestagent template --manager NAME --template-dir DIR\n")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
@@ -86,11 +92,15 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 		return err
 	}
 	src.Environ = os.Environ()
+	boot := bootlog.New(*console)
+	boot.Reached(guestapi.BootStarted, version)
 	c, warnings, err := loadConfig(src)
 	if err != nil {
+		boot.Failed(guestapi.BootConfig, err)
 		return err
 	}
-	return serve(ctx, c, version, warnings, errs)
+	boot.Reached(guestapi.BootConfig, "instance "+c.GuestID)
+	return serve(ctx, c, version, warnings, boot, errs)
 }
 
 // outliveHangups keeps a SIGHUP from ending the agent until it is told to stop:
@@ -135,7 +145,7 @@ func makeTemplate(ctx context.Context, args []string, out, errs io.Writer) error
 	return err
 }
 
-func serve(ctx context.Context, c *config, version string, warnings []osloconf.Warning, errs io.Writer) error {
+func serve(ctx context.Context, c *config, version string, warnings []osloconf.Warning, boot *bootlog.Log, errs io.Writer) error {
 	debug.SetMemoryLimit(memoryLimit)
 	level := "info"
 	if c.Debug {
@@ -170,9 +180,14 @@ func serve(ctx context.Context, c *config, version string, warnings []osloconf.W
 	if err != nil {
 		return err
 	}
+	attached, err := c.attached(log, boot)
+	if err != nil {
+		return err
+	}
 	agent, err := guest.New(guest.Config{
 		InstanceID: c.GuestID, StateFile: filepath.Join(c.StateDir, "state.json"), Version: version,
-		Engine: k.open(c.settings()), Runtime: runner, Conductor: bus, Log: log, Credentials: creds,
+		Engine: k.open(c.settings()), Runtime: runner, Conductor: heard{bus, boot}, Log: log, Credentials: creds,
+		Volume: attached, Boot: boot,
 		VolumeDir: c.DataDir, VolumeSize: c.VolumeSize << 30, LogDir: c.LogDir, StopEngineOnExit: c.StopOnExit,
 		Timing: guest.Timing{Health: time.Duration(c.HealthPeriod) * time.Second, StartLimit: c.StateWait},
 	})
@@ -186,6 +201,7 @@ func serve(ctx context.Context, c *config, version string, warnings []osloconf.W
 	defer stop()
 	var served sync.WaitGroup
 	served.Go(func() { bus.run(serving, agent) })
+	served.Go(func() { tellBus(serving, bus, boot) })
 	err = agent.Run(ctx)
 	stop()
 	served.Wait()
