@@ -12,10 +12,14 @@ import (
 const versionColumns = `v.id, v.datastore_id, d.name, v.name, v.version, v.manager, v.image_id, v.image_tags, v.packages,
 	v.registry_ext, v.repl_strategy, v.active`
 
-func scanVersion(r *sql.Rows) (trove.DatastoreVersion, error) {
+// scanVersion scans what comes before versionColumns, and these. Without a
+// version its ID is empty.
+func scanVersion(r *sql.Rows, before ...any) (trove.DatastoreVersion, error) {
 	var v trove.DatastoreVersion
-	var store, dName, name, number, manager, image, tags, packages sql.NullString
-	err := r.Scan(&v.ID, &store, &dName, &name, &number, &manager, &image, &tags, &packages, &v.RegistryExt, &v.ReplStrategy, &v.Active)
+	var id, store, dName, name, number, manager, image, tags, packages, registry, strategy sql.NullString
+	var active sql.NullBool
+	err := r.Scan(append(before, &id, &store, &dName, &name, &number, &manager, &image, &tags, &packages, &registry, &strategy, &active)...)
+	v.ID, v.RegistryExt, v.ReplStrategy, v.Active = id.String, registry.String, strategy.String, active.Bool
 	v.DatastoreID, v.DatastoreName, v.Name, v.Number = store.String, dName.String, name.String, number.String
 	v.Manager, v.ImageID, v.ImageTags, v.Packages = manager.String, image.String, list(tags.String), list(packages.String)
 	return v, err
@@ -61,29 +65,25 @@ func (s *Store) Datastore(ctx context.Context, idOrName string) (trove.Datastore
 func (c session) datastores(ctx context.Context, where string, args ...any) ([]trove.Datastore, error) {
 	var out []trove.Datastore
 	at := map[string]int{}
-	err := c.each(ctx, "SELECT d.id, d.name, d.default_version_id FROM datastores d WHERE "+where+" ORDER BY d.name", args,
-		func(r *sql.Rows) error {
-			var d trove.Datastore
-			var name, version sql.NullString
-			if err := r.Scan(&d.ID, &name, &version); err != nil {
-				return err
-			}
-			d.Name, d.DefaultVersionID = name.String, version.String
-			at[d.ID] = len(out)
-			out = append(out, d)
-			return nil
-		})
-	if err != nil {
-		return nil, err
-	}
-	err = c.each(ctx, "SELECT "+versionColumns+` FROM datastores d JOIN datastore_versions v ON v.datastore_id = d.id
-		WHERE `+where+" ORDER BY v.name, v.version", args, func(r *sql.Rows) error {
-		v, err := scanVersion(r)
-		if i, ok := at[v.DatastoreID]; err == nil && ok { // not one made since
-			d := &out[i]
-			d.Versions = append(d.Versions, v)
+	err := c.each(ctx, "SELECT d.id, d.default_version_id, "+versionColumns+` FROM datastores d
+		LEFT JOIN datastore_versions v ON v.datastore_id = d.id
+		WHERE `+where+" ORDER BY d.name, v.name, v.version", args, func(r *sql.Rows) error {
+		var id string
+		var preset sql.NullString
+		v, err := scanVersion(r, &id, &preset)
+		if err != nil {
+			return err
 		}
-		return err
+		i, known := at[id]
+		if !known {
+			i = len(out)
+			at[id] = i
+			out = append(out, trove.Datastore{ID: id, Name: v.DatastoreName, DefaultVersionID: preset.String})
+		}
+		if v.ID != "" {
+			out[i].Versions = append(out[i].Versions, v)
+		}
+		return nil
 	})
 	return out, err
 }

@@ -93,6 +93,10 @@ type instanceRows struct {
 	n     int   // rows
 	known map[string]*trove.Instance
 	found []*trove.Instance
+
+	// The access of most instances reads like that of the one before.
+	accessText string
+	access     *trove.Access
 }
 
 // instanceRow is one row.
@@ -136,6 +140,12 @@ func (s *instanceRows) scan(r *sql.Rows) error {
 	if err != nil {
 		return err
 	}
+	if text := s.row.access.String; text != s.accessText {
+		s.accessText, s.access = text, decodeAccess(text)
+	}
+	if s.access != nil {
+		i.Access = &trove.Access{IsPublic: s.access.IsPublic, AllowedCIDRs: slices.Clone(s.access.AllowedCIDRs)}
+	}
 	if same := s.known[i.ID]; same != nil {
 		merge(same, i)
 	} else {
@@ -170,13 +180,13 @@ func merge(into, i *trove.Instance) {
 	into.BackupRunning = into.BackupRunning || i.BackupRunning
 }
 
+// instance is what the row tells of an instance, but for its access.
 func (r *instanceRow) instance() (*trove.Instance, error) {
 	i := &trove.Instance{
 		ID: r.id, Name: r.name.String, TenantID: r.tenant.String, Hostname: r.host.String, RegionID: r.region.String, FlavorID: r.flavor.String,
 		Created: r.created.Time.UTC(), Updated: r.updated.Time.UTC(), Task: trove.Task(r.task.Int64), ComputeID: r.compute.String,
 		VolumeID: r.volume.String, VolumeSize: int(r.size.Int64), ConfigurationID: r.conf.String, ReplicaOf: r.replicaOf.String,
 		ClusterID: r.cluster.String, ShardID: r.shard.String, Type: r.typ.String, EncryptedKey: r.key.String,
-		Access:         decodeAccess(r.access.String),
 		Service:        trove.ServiceStatus{Code: int(r.code.Int64), Description: r.description.String},
 		ServiceUpdated: r.reported.Time.UTC(), BackupRunning: r.backup.Valid,
 	}

@@ -53,7 +53,6 @@ type Config struct {
 // Pool bounds the connections to a database server; SQLite has its own rule.
 // Zero values are oslo.db's defaults.
 type Pool struct {
-	Idle    int           // connections kept without work; 5
 	Most    int           // connections at once; 55, no limit if below 0
 	Recycle time.Duration // age at which a connection is replaced; an hour
 	// Retries is how often Open tries again to reach a server, Interval apart
@@ -63,10 +62,15 @@ type Pool struct {
 }
 
 func (p Pool) apply(db *sql.DB) {
-	if most := cmp.Or(p.Most, 55); most > 0 {
+	most := cmp.Or(p.Most, 55)
+	if most > 0 {
 		db.SetMaxOpenConns(max(most, 2)) // one holds the lock of a migration
+	} else {
+		most = 256
 	}
-	db.SetMaxIdleConns(cmp.Or(max(p.Idle, 0), 5))
+	// All are kept for a while: a connection costs more than many statements,
+	// and each compiles its own.
+	db.SetMaxIdleConns(max(most, 2))
 	db.SetConnMaxLifetime(cmp.Or(p.Recycle, time.Hour))
 	// Before the server ends it for having no work.
 	db.SetConnMaxIdleTime(idleTimeout)

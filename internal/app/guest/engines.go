@@ -3,11 +3,13 @@ package guest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/mariadb"
@@ -74,13 +76,21 @@ func installedPostgreSQL(ctx context.Context) ([]installation, error) {
 
 // listEngines writes the engines of this machine as JSON.
 func listEngines(ctx context.Context, out io.Writer) error {
-	all := []installation{}
-	for _, manager := range slices.Sorted(maps.Keys(kinds)) {
-		found, err := kinds[manager].installed(ctx)
-		if err != nil {
-			return err
-		}
-		all = append(all, found...)
+	managers := slices.Sorted(maps.Keys(kinds))
+	found, errs := make([][]installation, len(managers)), make([]error, len(managers))
+	// Side by side: each asks programs for their versions, and a task manager
+	// waits for it to start.
+	var wg sync.WaitGroup
+	for i, manager := range managers {
+		wg.Go(func() { found[i], errs[i] = kinds[manager].installed(ctx) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	all := slices.Concat(found...)
+	if all == nil {
+		all = []installation{} // a list in JSON
 	}
 	return json.NewEncoder(out).Encode(all)
 }

@@ -49,8 +49,8 @@ func help() map[string]string {
 
 		"database.connection":              "The database of record: mysql+pymysql://login:password@host/trove, postgresql://… or sqlite:////path. A secret.",
 		"database.connection_parameters":   "What is put at the end of connection, as name=value&name=value.",
-		"database.max_pool_size":           "Connections that are kept without work.",
-		"database.max_overflow":            "How many more there may be at once.",
+		"database.max_pool_size":           "Connections at once, with max_overflow; those without work are closed after a minute.",
+		"database.max_overflow":            "How many more connections there may be.",
 		"database.connection_recycle_time": "Age at which a connection is replaced.",
 		"database.max_retries":             "How often a start tries again to reach the server; -1 is for ever.",
 		"database.retry_interval":          "Time between two of these.",

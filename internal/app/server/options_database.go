@@ -13,6 +13,7 @@ type databaseOptions struct {
 	Connection           secret.String `conf:"database.connection"`
 	ConnectionParameters string        `conf:"database.connection_parameters" default:""`
 
+	// Together they bound the connections: those without work are closed by age.
 	MaxPoolSize int           `conf:"database.max_pool_size" default:"5"`
 	MaxOverflow int           `conf:"database.max_overflow" default:"50"`
 	Recycle     time.Duration `conf:"database.connection_recycle_time" default:"3600"`
@@ -78,6 +79,6 @@ func (o *databaseOptions) config() (store.Config, error) {
 	if o.MaxPoolSize <= 0 || o.MaxOverflow < 0 { // as SQLAlchemy has it
 		most = -1
 	}
-	return store.Config{URL: secret.New(url), Pool: store.Pool{Idle: o.MaxPoolSize, Most: most, Recycle: o.Recycle,
+	return store.Config{URL: secret.New(url), Pool: store.Pool{Most: most, Recycle: o.Recycle,
 		Retries: o.MaxRetries, Interval: o.RetryInterval}}, nil
 }
