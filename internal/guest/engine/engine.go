@@ -28,6 +28,21 @@ type Settings struct {
 	MemoryMB    int    // of the flavor
 	BinDir      string // where the server's programs are; empty: found by the engine
 	Version     string // datastore version number
+
+	// Tools are the engine's programs where they are not those of this machine:
+	// of the image that its server is run from.
+	Tools runtime.Tools
+	// Listen is where the server listens if that is not Address: in a network of
+	// its own, everywhere.
+	Listen string
+}
+
+// ListenAddress is where the server listens.
+func (s Settings) ListenAddress() string {
+	if s.Listen != "" {
+		return s.Listen
+	}
+	return s.Address
 }
 
 // Engine is one database engine of one instance.

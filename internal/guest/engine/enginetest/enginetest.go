@@ -32,6 +32,9 @@ const limit = 90 * time.Second
 type Harness struct {
 	New     func(t *testing.T, s engine.Settings) engine.Engine
 	Runtime func(t *testing.T) runtime.Runtime // one that knows nothing of earlier ones
+	// Image is what the server is run from, and Runtime runs it as containers;
+	// empty: the programs of this machine.
+	Image string
 	// Connect opens a client's connection; nothing need be sent yet.
 	Connect func(ctx context.Context, t Target) (*sql.DB, error)
 	// Port is the engine's standard port.
@@ -135,6 +138,9 @@ func (s *suite) settings(t *testing.T) engine.Settings {
 		TemplateDir: s.templates,
 		Address:     address(t, s.Port),
 		MemoryMB:    512,
+	}
+	if s.Image != "" {
+		set.Tools = openDocker(t, s.Image)
 	}
 	for _, d := range []string{filepath.Join(dir, "v"), set.SecretsDir, set.ConfigDir, set.RunDir, set.LogDir} {
 		if err := os.Mkdir(d, 0o700); err != nil {

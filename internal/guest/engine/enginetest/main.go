@@ -3,6 +3,7 @@ package enginetest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +16,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/gotrove/gotrove/internal/guest/runtime"
+	"github.com/gotrove/gotrove/internal/guest/runtime/docker"
+	"github.com/gotrove/gotrove/internal/guest/runtime/docker/dockertest"
 	"github.com/gotrove/gotrove/internal/proc"
 )
 
@@ -22,6 +26,8 @@ import (
 const (
 	envDropped = "GOTROVE_TEST_UNPRIVILEGED"
 	envSmall   = "GOTROVE_TEST_SMALL_DISK"
+	envDocker  = "GOTROVE_TEST_DOCKER"
+	envImage   = "GOTROVE_TEST_IMAGE_" // and its name
 )
 
 // smallDisk is the size of the file system for the tests of a full disk.
@@ -30,12 +36,17 @@ const smallDisk = "size=6m"
 // Main is for the TestMain of an engine's package. No server runs as root, nor
 // does the agent that starts it, so as root the tests are run again as user
 // nobody, with a temporary directory of their own and a small file system for
-// the tests of a full disk.
-func Main(m *testing.M) int {
+// the tests of a full disk; and a Docker with these sets of images, where it can
+// be had.
+func Main(m *testing.M, sets ...string) int {
 	if os.Geteuid() != 0 || os.Getenv(envDropped) != "" {
 		return m.Run()
 	}
-	code, err := runDropped()
+	flag.Parse()
+	if testing.Short() {
+		sets = nil
+	}
+	code, err := runDropped(sets)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "enginetest: run as an unprivileged user:", err)
 		return 1
@@ -43,7 +54,7 @@ func Main(m *testing.M) int {
 	return code
 }
 
-func runDropped() (code int, err error) {
+func runDropped(sets []string) (code int, err error) {
 	u, err := user.Lookup("nobody")
 	if err != nil {
 		return 0, err
@@ -63,6 +74,23 @@ func runDropped() (code int, err error) {
 	if small := filepath.Join(tmp, "small"); mountSmall(small, uid, gid) {
 		env = append(env, envSmall+"="+small)
 		defer func() { err = errors.Join(err, syscall.Unmount(small, syscall.MNT_DETACH)) }()
+	}
+	if len(sets) > 0 && dockertest.Missing(sets...) == "" {
+		d, err := dockertest.Start(dockertest.Options{Sets: sets, GID: gid})
+		if err != nil {
+			return 0, err
+		}
+		defer func() { err = errors.Join(err, d.Stop()) }()
+		env = append(env, envDocker+"="+d.Socket)
+		for _, set := range sets {
+			images, err := dockertest.Images(set)
+			if err != nil {
+				return 0, err
+			}
+			for name, ref := range images {
+				env = append(env, envImage+name+"="+ref)
+			}
+		}
 	}
 	cmd := exec.Command("/proc/self/exe", reachable(os.Args[1:])...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, os.Stdout, os.Stderr
@@ -95,6 +123,28 @@ func runDropped() (code int, err error) {
 		return 0, err
 	}
 	return 0, nil
+}
+
+// InContainers is h with containers of the image with this name; the test is
+// skipped where there is none.
+func InContainers(t *testing.T, h Harness, name string) Harness {
+	t.Helper()
+	h.Image = os.Getenv(envImage + name)
+	if h.Image == "" {
+		t.Skipf("needs root, Docker (scripts/install docker) and an image %s (packaging/images/build), and is not for -short", name)
+	}
+	h.Runtime = func(t *testing.T) runtime.Runtime { return openDocker(t, h.Image) }
+	return h
+}
+
+func openDocker(t *testing.T, image string) *docker.Runtime {
+	t.Helper()
+	r, err := docker.New(docker.Options{Socket: os.Getenv(envDocker), Image: image, MemoryMB: 1024})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
 }
 
 // sweep ends the servers of tests that could not: those of a run that was

@@ -71,7 +71,7 @@ bind_address = %s
 port = %d
 skip_name_resolve = ON
 `, quoteOption(e.set.DataDir), quoteOption(e.tmpDir()), quoteOption(e.tmpDir()), quoteOption(e.socket()),
-		quoteOption(filepath.Join(e.set.RunDir, "mariadb.pid")), quoteOption(e.set.Address), e.set.Port)
+		quoteOption(filepath.Join(e.set.RunDir, "mariadb.pid")), quoteOption(e.set.ListenAddress()), e.set.Port)
 	return writeFile(filepath.Join(e.overridesDir(), systemFile), system)
 }
 

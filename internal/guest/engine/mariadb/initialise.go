@@ -1,23 +1,20 @@
 package mariadb
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/template"
+	"github.com/gotrove/gotrove/internal/guest/runtime"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -45,7 +42,7 @@ DELETE FROM mysql.proxies_priv;
 // Initialise makes what the server needs. The data directory comes last, so
 // that once it is there everything is.
 func (e *Engine) Initialise(ctx context.Context) error {
-	programs, err := Find(e.set.BinDir)
+	p, err := programs(e.set)
 	if err != nil {
 		return err
 	}
@@ -76,11 +73,14 @@ func (e *Engine) Initialise(ctx context.Context) error {
 	if made {
 		return nil
 	}
-	return e.makeData(ctx, programs)
+	return e.makeData(ctx, p)
 }
 
 // portFree tells early, and by name, what would keep the server from starting.
 func (e *Engine) portFree() error {
+	if e.set.Listen != "" {
+		return nil // in a network of its own
+	}
 	at := net.JoinHostPort(e.set.Address, strconv.Itoa(e.set.Port))
 	l, err := net.Listen("tcp", at)
 	if err != nil {
@@ -91,7 +91,7 @@ func (e *Engine) portFree() error {
 }
 
 func (e *Engine) makeData(ctx context.Context, p Programs) error {
-	version, err := template.Version(ctx, e.set.TemplateDir, p.Server, p.Version)
+	version, name, err := p.version(ctx, e.set)
 	if err != nil {
 		return err
 	}
@@ -100,9 +100,9 @@ func (e *Engine) makeData(ctx context.Context, p Programs) error {
 			WithAction("use a datastore version that is installed, or install MariaDB %s", e.set.Version)
 	}
 	if e.set.TemplateDir == "" {
-		return template.Make(ctx, e.set.DataDir, func(dir string) error { return build(ctx, p, dir) })
+		return template.Make(ctx, e.set.DataDir, func(dir string) error { return build(ctx, tools(e.set), p, dir) })
 	}
-	from, err := ensureTemplate(ctx, e.set.TemplateDir, p, version)
+	from, err := ensureTemplate(ctx, e.set, p, name)
 	if err != nil {
 		return err
 	}
@@ -112,62 +112,42 @@ func (e *Engine) makeData(ctx context.Context, p Programs) error {
 // Template builds the template of the installed version and returns its path,
 // so that the first instance need not wait for it.
 func Template(ctx context.Context, s engine.Settings) (string, error) {
-	p, err := Find(s.BinDir)
+	p, err := programs(s)
 	if err != nil {
 		return "", err
 	}
-	version, err := template.Version(ctx, s.TemplateDir, p.Server, p.Version)
+	_, name, err := p.version(ctx, s)
 	if err != nil {
 		return "", err
 	}
-	return ensureTemplate(ctx, s.TemplateDir, p, version)
+	return ensureTemplate(ctx, s, p, name)
 }
 
-func ensureTemplate(ctx context.Context, root string, p Programs, version string) (string, error) {
-	name := fmt.Sprintf("%s-%s-r%d", Manager, version, recipe)
-	return template.Ensure(ctx, root, name, func(dir string) error { return build(ctx, p, dir) })
+func ensureTemplate(ctx context.Context, s engine.Settings, p Programs, name string) (string, error) {
+	return template.Ensure(ctx, s.TemplateDir, name, func(dir string) error { return build(ctx, tools(s), p, dir) })
 }
 
 // build makes a data directory with the system tables and no accounts.
-func build(ctx context.Context, p Programs, dir string) error {
+func build(ctx context.Context, by runtime.Tools, p Programs, dir string) error {
 	if err := template.Room(dir, room); err != nil {
 		return err
 	}
-	extra, err := os.CreateTemp("", "gotrove-*.sql")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(extra.Name()) //nolint:errcheck // it holds nothing secret
-	_, err = extra.WriteString(noAccounts)
-	if err := errors.Join(err, extra.Close()); err != nil {
+	// In the directory, which is all that the program surely sees.
+	extra := filepath.Join(dir, "gotrove.sql")
+	if err := os.WriteFile(extra, []byte(noAccounts), 0o600); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, buildTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.InstallDB, "--no-defaults", "--datadir="+dir, "--extra-file="+extra.Name(),
+	_, err := by.Run(ctx, runtime.Tool{Dir: dir, Argv: []string{p.InstallDB, "--no-defaults", "--datadir=" + dir, "--extra-file=" + extra,
 		"--skip-test-db", "--skip-name-resolve", "--force", "--auth-root-authentication-method=normal",
-		"--innodb-log-file-size="+strconv.Itoa(smallestRedo<<20),
+		"--innodb-log-file-size=" + strconv.Itoa(smallestRedo<<20),
 		// The whole directory is made durable afterwards.
-		"--innodb-flush-method=nosync")
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.Dir = dir
-	// A script that runs the server: both go when we are told to stop.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 10 * time.Second
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return trove.Errorf(trove.KindGuest, "%s cannot make the system tables: %w: %s", p.InstallDB, err, lastLines(out.String()))
+		"--innodb-flush-method=nosync"}})
+	if err != nil {
+		return err
 	}
-	return nil
-}
-
-func lastLines(s string) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-5):], " / ")
+	return os.Remove(extra)
 }
 
 // administrator sees to it that the administrator's password is known and that

@@ -65,7 +65,7 @@ func (e *Engine) Initialised() (bool, error) { return template.Made(e.set.DataDi
 // Command is what to run. The server reads our files only; until Started has
 // been called it makes the administrator's account as it starts.
 func (e *Engine) Command() (runtime.Spec, error) {
-	p, err := Find(e.set.BinDir)
+	p, err := programs(e.set)
 	if err != nil {
 		return runtime.Spec{}, err
 	}
@@ -77,7 +77,10 @@ func (e *Engine) Command() (runtime.Spec, error) {
 	}
 	return runtime.Spec{
 		InstanceID: e.set.InstanceID, Name: Manager, Argv: argv, Dir: e.set.DataDir, LogFile: e.logFile(), StopSignal: syscall.SIGTERM,
-		Env: []string{"UMASK=0600", "UMASK_DIR=0700"},
+		Env:  []string{"UMASK=0600", "UMASK_DIR=0700"},
+		Dirs: []string{filepath.Dir(e.set.DataDir), e.set.SecretsDir, e.set.ConfigDir, e.set.RunDir}, Port: e.set.Port,
+		// Whom it does not know it answers too, and that is enough.
+		Health: []string{"mariadb-admin", "--no-defaults", "--socket=" + e.socket(), "ping"},
 	}, nil
 }
 

@@ -14,16 +14,25 @@ import (
 	"github.com/gotrove/gotrove/internal/guest/engine/enginetest"
 	"github.com/gotrove/gotrove/internal/guest/engine/mariadb"
 	"github.com/gotrove/gotrove/internal/guest/runtime"
+	"github.com/gotrove/gotrove/internal/guest/runtime/docker/dockertest"
 	"github.com/gotrove/gotrove/internal/guest/runtime/process"
 )
 
-func TestMain(m *testing.M) { os.Exit(enginetest.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(enginetest.Main(m, dockertest.Stable)) }
 
 func TestConformance(t *testing.T) {
 	if _, err := mariadb.Find(""); err != nil {
 		t.Skip(err)
 	}
-	enginetest.Run(t, enginetest.Harness{
+	enginetest.Run(t, harness())
+}
+
+func TestInContainers(t *testing.T) {
+	enginetest.Run(t, enginetest.InContainers(t, harness(), "mariadb"))
+}
+
+func harness() enginetest.Harness {
+	return enginetest.Harness{
 		New: func(_ *testing.T, s engine.Settings) engine.Engine { return mariadb.New(s) },
 		Runtime: func(t *testing.T) runtime.Runtime {
 			r, err := process.New(process.Options{})
@@ -43,7 +52,7 @@ func TestConformance(t *testing.T) {
 		OverrideValue:     float64(77),
 		OverrideQuery:     "SELECT @@max_connections",
 		OverrideAnswer:    "77",
-	})
+	}
 }
 
 func connect(_ context.Context, t enginetest.Target) (*sql.DB, error) {

@@ -2,12 +2,16 @@ package mariadb
 
 import (
 	"context"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/guest/engine"
+	"github.com/gotrove/gotrove/internal/guest/engine/template"
+	"github.com/gotrove/gotrove/internal/guest/runtime"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -37,6 +41,39 @@ func Find(dir string) (Programs, error) {
 	return p, nil
 }
 
+// programs are those of the settings: of this machine, or by name those of an
+// image.
+func programs(s engine.Settings) (Programs, error) {
+	if s.Tools != nil {
+		return Programs{Server: "mariadbd", InstallDB: "mariadb-install-db"}, nil
+	}
+	return Find(s.BinDir)
+}
+
+// tools run the programs.
+func tools(s engine.Settings) runtime.Tools {
+	if s.Tools != nil {
+		return s.Tools
+	}
+	return runtime.Host{}
+}
+
+// version is the server's, with what its template is to be called.
+func (p Programs) version(ctx context.Context, s engine.Settings) (version, name string, err error) {
+	ask := func(ctx context.Context) (string, error) { return p.ask(ctx, tools(s)) }
+	content, err := tools(s).Content(ctx)
+	switch {
+	case err != nil:
+	case content == "":
+		version, err = template.Version(ctx, s.TemplateDir, p.Server, ask)
+	default:
+		version, err = template.VersionOf(ctx, s.TemplateDir, content, ask)
+		_, hash, _ := strings.Cut(content, ":")
+		content = "-" + hash[:min(12, len(hash))]
+	}
+	return version, fmt.Sprintf("%s-%s-r%d%s", Manager, version, recipe, content), err
+}
+
 func look(dir, name string) (string, error) {
 	if dir != "" {
 		return exec.LookPath(filepath.Join(dir, name))
@@ -52,18 +89,20 @@ func look(dir, name string) (string, error) {
 var versionNumber = regexp.MustCompile(`Ver (\d+\.\d+\.\d+)-MariaDB`)
 
 // Version asks the server program for its version, "10.11.19".
-func (p Programs) Version(ctx context.Context) (string, error) {
+func (p Programs) Version(ctx context.Context) (string, error) { return p.ask(ctx, runtime.Host{}) }
+
+func (p Programs) ask(ctx context.Context, by runtime.Tools) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, p.Server, "--no-defaults", "--version").Output()
+	out, err := by.Run(ctx, runtime.Tool{Argv: []string{p.Server, "--no-defaults", "--version"}})
 	if err != nil {
-		return "", trove.Errorf(trove.KindGuest, "%s does not tell its version: %w", p.Server, err)
+		return "", err
 	}
-	m := versionNumber.FindSubmatch(out)
+	m := versionNumber.FindStringSubmatch(out)
 	if m == nil {
 		return "", trove.Errorf(trove.KindGuest, "%s is no MariaDB: it says %.100q", p.Server, out)
 	}
-	return string(m[1]), nil
+	return m[1], nil
 }
 
 // serves reports whether a server of the version is one of what was asked for:

@@ -100,7 +100,7 @@ func (e *Engine) base(major int) []byte {
 		{"data_directory", e.set.DataDir},
 		{"hba_file", e.hbaFile()},
 		{"ident_file", e.identFile()},
-		{"listen_addresses", e.set.Address},
+		{"listen_addresses", e.set.ListenAddress()},
 		{"port", strconv.Itoa(e.set.Port)},
 		{"unix_socket_directories", e.set.RunDir},
 		{"unix_socket_permissions", "0700"},

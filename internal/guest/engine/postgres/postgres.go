@@ -112,9 +112,9 @@ func (e *Engine) Initialised() (bool, error) { return template.Made(e.set.DataDi
 
 func (e *Engine) makeData(ctx context.Context, found Installation) error {
 	if e.set.TemplateDir == "" {
-		return template.Make(ctx, e.set.DataDir, func(dir string) error { return initdb(ctx, found, dir) })
+		return template.Make(ctx, e.set.DataDir, func(dir string) error { return initdb(ctx, tools(e.set), found, dir) })
 	}
-	path, err := ensureTemplate(ctx, e.set.TemplateDir, found)
+	path, err := ensureTemplate(ctx, e.set, found)
 	if err != nil {
 		return err
 	}
@@ -128,16 +128,22 @@ func Template(ctx context.Context, s engine.Settings) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return ensureTemplate(ctx, s.TemplateDir, found)
+	return ensureTemplate(ctx, s, found)
 }
 
-func ensureTemplate(ctx context.Context, root string, found Installation) (string, error) {
+func ensureTemplate(ctx context.Context, s engine.Settings, found Installation) (string, error) {
 	name := fmt.Sprintf("%s-%s-%d", Manager, found.Version, recipe)
-	return template.Ensure(ctx, root, name, func(dir string) error { return initdb(ctx, found, dir) })
+	if _, hash, ok := strings.Cut(found.content, ":"); ok {
+		name += "-" + hash[:min(12, len(hash))]
+	}
+	return template.Ensure(ctx, s.TemplateDir, name, func(dir string) error { return initdb(ctx, tools(s), found, dir) })
 }
 
 // portFree tells early and clearly what the server would tell only in its log.
 func (e *Engine) portFree() error {
+	if e.set.Listen != "" {
+		return nil // in a network of its own
+	}
 	at := net.JoinHostPort(e.set.Address, strconv.Itoa(e.set.Port))
 	l, err := net.Listen("tcp", at)
 	switch {
@@ -154,12 +160,17 @@ func (e *Engine) portFree() error {
 // Command is how to run the server. What a server that was killed left behind
 // is removed, since it would keep the next one from starting.
 func (e *Engine) Command() (runtime.Spec, error) {
-	bin, err := binDir(e.set)
-	if err != nil {
-		return runtime.Spec{}, err
-	}
-	if err := e.clearRemains(); err != nil {
-		return runtime.Spec{}, err
+	var bin string
+	// Of a container nothing remains, and each server in one has the same pid,
+	// its own, in whose name it may take over a lock.
+	if e.set.Tools == nil {
+		var err error
+		if bin, err = binDir(e.set); err != nil {
+			return runtime.Spec{}, err
+		}
+		if err := e.clearRemains(); err != nil {
+			return runtime.Spec{}, err
+		}
 	}
 	return runtime.Spec{
 		InstanceID: e.set.InstanceID,
@@ -169,6 +180,9 @@ func (e *Engine) Command() (runtime.Spec, error) {
 		Dir:        e.set.DataDir,
 		LogFile:    e.logFile(),
 		StopSignal: unix.SIGINT, // the fast shutdown: sessions are ended
+		Dirs:       []string{filepath.Dir(e.set.DataDir), e.set.ConfigDir, e.set.RunDir},
+		Port:       e.set.Port,
+		Health:     []string{"pg_isready", "--quiet", "--host", e.set.RunDir, "--port", strconv.Itoa(e.set.Port)},
 	}, nil
 }
 

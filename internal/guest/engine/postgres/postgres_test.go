@@ -15,16 +15,21 @@ import (
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/enginetest"
 	"github.com/gotrove/gotrove/internal/guest/runtime"
+	"github.com/gotrove/gotrove/internal/guest/runtime/docker/dockertest"
 	"github.com/gotrove/gotrove/internal/guest/runtime/process"
 )
 
-func TestMain(m *testing.M) { os.Exit(enginetest.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(enginetest.Main(m, dockertest.Stable)) }
 
 func TestEngine(t *testing.T) {
 	if len(candidates()) == 0 {
 		t.Skip("PostgreSQL is not installed: apt-get install postgresql")
 	}
 	enginetest.Run(t, harness())
+}
+
+func TestInContainers(t *testing.T) {
+	enginetest.Run(t, enginetest.InContainers(t, harness(), "postgres"))
 }
 
 func harness() enginetest.Harness {

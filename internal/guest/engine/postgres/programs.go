@@ -1,13 +1,9 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,6 +14,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/template"
+	"github.com/gotrove/gotrove/internal/guest/runtime"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -26,6 +23,7 @@ type Installation struct {
 	Version string // 15.20
 	BinDir  string
 	major   int
+	content string // of the image that it is in; empty: of this machine
 }
 
 // packages is where Debian keeps each major version; the others are there for
@@ -39,7 +37,7 @@ var programs = []string{"postgres", "initdb"}
 func Installed(ctx context.Context) ([]Installation, error) {
 	var all []Installation
 	for _, dir := range candidates() {
-		i, err := inspect(ctx, dir)
+		i, err := inspect(ctx, runtime.Host{}, dir)
 		if err != nil {
 			return nil, err
 		}
@@ -101,7 +99,18 @@ func binDir(s engine.Settings) (string, error) {
 	return best, nil
 }
 
+// tools run the programs.
+func tools(s engine.Settings) runtime.Tools {
+	if s.Tools != nil {
+		return s.Tools
+	}
+	return runtime.Host{}
+}
+
 func find(ctx context.Context, s engine.Settings) (Installation, error) {
+	if s.Tools != nil {
+		return inImage(ctx, s)
+	}
 	dir, err := binDir(s)
 	if err != nil {
 		return Installation{}, err
@@ -109,10 +118,27 @@ func find(ctx context.Context, s engine.Settings) (Installation, error) {
 	return remembered(ctx, s.TemplateDir, dir)
 }
 
+// inImage is the version of an image, whose programs are run by their names.
+func inImage(ctx context.Context, s engine.Settings) (Installation, error) {
+	content, err := s.Tools.Content(ctx)
+	if err != nil {
+		return Installation{}, err
+	}
+	version, err := template.VersionOf(ctx, s.TemplateDir, content, func(ctx context.Context) (string, error) {
+		i, err := inspect(ctx, s.Tools, "")
+		return i.Version, err
+	})
+	if err != nil {
+		return Installation{}, err
+	}
+	n, err := major(version)
+	return Installation{Version: version, major: n, content: content}, err
+}
+
 // remembered is inspect, but asks only a program that was not asked before.
 func remembered(ctx context.Context, root, dir string) (Installation, error) {
 	version, err := template.Version(ctx, root, filepath.Join(dir, "postgres"), func(ctx context.Context) (string, error) {
-		i, err := inspect(ctx, dir)
+		i, err := inspect(ctx, runtime.Host{}, dir)
 		return i.Version, err
 	})
 	if err != nil {
@@ -129,18 +155,19 @@ func major(version string) (int, error) {
 }
 
 // inspect asks the server's program for its version.
-func inspect(ctx context.Context, dir string) (Installation, error) {
-	out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output()
+func inspect(ctx context.Context, by runtime.Tools, dir string) (Installation, error) {
+	server := filepath.Join(dir, "postgres")
+	out, err := by.Run(ctx, runtime.Tool{Argv: []string{server, "--version"}})
 	if err != nil {
-		return Installation{}, trove.Errorf(trove.KindGuest, "%s/postgres does not tell its version: %w.", dir, err)
+		return Installation{}, trove.Errorf(trove.KindGuest, "%s does not tell its version: %w.", server, err)
 	}
-	fields := strings.Fields(string(out)) // postgres (PostgreSQL) 15.20 (Debian …)
+	fields := strings.Fields(out) // postgres (PostgreSQL) 15.20 (Debian …)
 	if len(fields) >= 3 {
 		if n, err := major(fields[2]); err == nil {
 			return Installation{Version: fields[2], BinDir: dir, major: n}, nil
 		}
 	}
-	return Installation{}, trove.Errorf(trove.KindGuest, "%s/postgres tells the version %q, which is not understood.", dir, strings.TrimSpace(string(out)))
+	return Installation{}, trove.Errorf(trove.KindGuest, "%s tells the version %q, which is not understood.", server, strings.TrimSpace(out))
 }
 
 // initdbNeeds is what a new data directory takes, in bytes, and a little more.
@@ -148,7 +175,7 @@ const initdbNeeds = 48 << 20
 
 // initdb makes a data directory at dir, which is empty: UTF-8, checksums, no
 // password for anyone. It is not yet durable.
-func initdb(ctx context.Context, found Installation, dir string) error {
+func initdb(ctx context.Context, by runtime.Tools, found Installation, dir string) error {
 	if os.Geteuid() == 0 {
 		return trove.Errorf(trove.KindGuest, "PostgreSQL does not run as root.").
 			WithAction("Run trove-guestagent as an ordinary user.")
@@ -157,21 +184,14 @@ func initdb(ctx context.Context, found Installation, dir string) error {
 	if err := unix.Statfs(dir, &fs); err == nil && fs.Bavail*uint64(fs.Bsize) < initdbNeeds {
 		return fmt.Errorf("a new data directory needs %d MiB: %w", initdbNeeds>>20, syscall.ENOSPC)
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(found.BinDir, "initdb"), "-D", dir, "-U", superuser,
-		"--encoding=UTF8", "--locale="+locale(), "--data-checksums", "--auth=reject", "--no-sync", "--no-instructions")
+	t := runtime.Tool{Dir: dir, Named: true, Env: []string{"LANG=C", "TZ=UTC"},
+		Argv: []string{filepath.Join(found.BinDir, "initdb"), "-D", dir, "-U", superuser,
+			"--encoding=UTF8", "--locale=" + locale(found), "--data-checksums", "--auth=reject", "--no-sync", "--no-instructions"}}
 	if found.major < 14 {
-		cmd.Args = cmd.Args[:len(cmd.Args)-1]
+		t.Argv = t.Argv[:len(t.Argv)-1]
 	}
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "LANG=C", "TZ=UTC"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	asNamedUser(cmd)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return trove.Errorf(trove.KindGuest, "initdb could not make a data directory: %w: %s", err, lastLines(out.String(), 5))
+	if _, err := by.Run(ctx, t); err != nil {
+		return err
 	}
 	return dropForks(dir)
 }
@@ -196,30 +216,14 @@ func dropForks(dir string) error {
 
 // locale is the one every machine has; that of UTF-8 sorts by code point too,
 // and knows letters.
-func locale() string {
+func locale(found Installation) string {
+	if found.content != "" {
+		return "C.UTF-8"
+	}
 	for _, dir := range []string{"/usr/lib/locale/C.utf8", "/usr/lib/locale/C.UTF-8"} {
 		if _, err := os.Stat(dir); err == nil {
 			return "C.UTF-8"
 		}
 	}
 	return "C"
-}
-
-// asNamedUser lets cmd see a user that has a name: initdb insists on one, and
-// the user we run as may have none. In a user namespace of its own it is
-// nobody, while its files belong to us.
-func asNamedUser(cmd *exec.Cmd) {
-	uid, gid := os.Geteuid(), os.Getegid()
-	if _, err := user.LookupId(strconv.Itoa(uid)); !errors.As(err, new(user.UnknownUserIdError)) {
-		return
-	}
-	const nobody = 65534
-	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
-	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: nobody, HostID: uid, Size: 1}}
-	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: nobody, HostID: gid, Size: 1}}
-}
-
-func lastLines(s string, n int) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

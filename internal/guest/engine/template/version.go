@@ -28,7 +28,17 @@ func Version(ctx context.Context, root, path string, ask func(context.Context) (
 		return "", trove.Errorf(trove.KindGuest, "program %s: %w", path, err)
 	}
 	now := program{Path: path, Size: info.Size(), Modified: info.ModTime().UnixNano()}
-	memory := filepath.Join(root, ".version"+strings.ReplaceAll(path, "/", "-")+".json")
+	return remembered(ctx, root, now, ask)
+}
+
+// VersionOf is Version for programs that are not of this machine: content names
+// exactly what they are of, such as an image.
+func VersionOf(ctx context.Context, root, content string, ask func(context.Context) (string, error)) (string, error) {
+	return remembered(ctx, root, program{Path: content}, ask)
+}
+
+func remembered(ctx context.Context, root string, now program, ask func(context.Context) (string, error)) (_ string, err error) {
+	memory := filepath.Join(root, ".version"+strings.NewReplacer("/", "-", ":", "-").Replace(now.Path)+".json")
 	var then program
 	if b, err := os.ReadFile(memory); root != "" && err == nil && json.Unmarshal(b, &then) == nil {
 		if now.Version = then.Version; now == then && then.Version != "" {
