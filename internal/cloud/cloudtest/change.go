@@ -25,21 +25,21 @@ func (h Harness) await(t *testing.T, ctx context.Context, o cloud.Owner, what st
 		if s.Status == trove.ServerError {
 			t.Fatalf("%s: the server failed: %s", what, s.Fault)
 		}
-		if err := pause(ctx, false); err != nil {
+		if err := h.pause(ctx, false); err != nil {
 			t.Fatalf("%s: not within %s; it is %+v", what, limit, s)
 		}
 	}
 }
 
 // until asks until it is done.
-func until(t *testing.T, ctx context.Context, what string, ask func() (bool, error)) {
+func (h Harness) until(t *testing.T, ctx context.Context, what string, ask func() (bool, error)) {
 	t.Helper()
 	for done := false; !done; {
 		var err error
 		if done, err = ask(); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		if err := pause(ctx, done); err != nil {
+		if err := h.pause(ctx, done); err != nil {
 			t.Fatalf("%s: not within %s", what, limit)
 		}
 	}
@@ -102,14 +102,14 @@ func resize(t *testing.T, ctx context.Context, h Harness) {
 		t.Errorf("StartResize to a third flavor: %v", err)
 	}
 	for range 2 {
-		until(t, ctx, "revert", func() (bool, error) { return h.Cloud.RevertResize(ctx, o) })
+		h.until(t, ctx, "revert", func() (bool, error) { return h.Cloud.RevertResize(ctx, o) })
 		if s := h.await(t, ctx, o, "revert", active); s.FlavorID != was.ID || s.ID != made.ID {
 			t.Errorf("after a revert it is %+v", s)
 		}
 	}
 	h.startResize(t, ctx, o, other)
 	for range 2 {
-		until(t, ctx, "confirm", func() (bool, error) { return h.Cloud.ConfirmResize(ctx, o) })
+		h.until(t, ctx, "confirm", func() (bool, error) { return h.Cloud.ConfirmResize(ctx, o) })
 		s := h.await(t, ctx, o, "confirm", active)
 		if s.FlavorID != other.ID || s.ID != made.ID {
 			t.Errorf("after a resize it is %+v", s)
@@ -143,7 +143,7 @@ func grow(t *testing.T, ctx context.Context, h Harness) {
 	spec, _ := h.mustBuild(t, ctx, o)
 	look := func(what string, ok func(cloud.Volume) bool) (v cloud.Volume) {
 		t.Helper()
-		until(t, ctx, what, func() (_ bool, err error) {
+		h.until(t, ctx, what, func() (_ bool, err error) {
 			v, err = h.Cloud.Volume(ctx, o)
 			if v.Fault != "" {
 				t.Fatalf("%s: the volume failed: %s", what, v.Fault)
@@ -167,7 +167,7 @@ func grow(t *testing.T, ctx context.Context, h Harness) {
 		look("grown online", size(2))
 	}
 	for range 2 {
-		until(t, ctx, "detach", func() (bool, error) { return h.Cloud.DetachVolume(ctx, o) })
+		h.until(t, ctx, "detach", func() (bool, error) { return h.Cloud.DetachVolume(ctx, o) })
 	}
 	for range 2 {
 		if err := h.Cloud.StartGrow(ctx, o, 3); err != nil {
@@ -176,7 +176,7 @@ func grow(t *testing.T, ctx context.Context, h Harness) {
 		look("grown", func(v cloud.Volume) bool { return v.Size == 3 })
 	}
 	for range 2 {
-		until(t, ctx, "attach", func() (bool, error) { return h.Cloud.AttachVolume(ctx, o) })
+		h.until(t, ctx, "attach", func() (bool, error) { return h.Cloud.AttachVolume(ctx, o) })
 	}
 	look("attached again", size(3))
 	if err := h.Cloud.StartGrow(ctx, o, 2); err != nil {
@@ -189,7 +189,7 @@ func grow(t *testing.T, ctx context.Context, h Harness) {
 
 	// Deleted while it is detached.
 	h.mustBuild(t, ctx, o)
-	until(t, ctx, "detach", func() (bool, error) { return h.Cloud.DetachVolume(ctx, o) })
+	h.until(t, ctx, "detach", func() (bool, error) { return h.Cloud.DetachVolume(ctx, o) })
 	h.mustDestroy(t, ctx, o)
 }
 

@@ -31,6 +31,8 @@ type Harness struct {
 	Project string
 	ImageID string
 	NICs    []trove.NIC
+	// Pause between two questions for what takes time; 50 ms.
+	Pause time.Duration
 	// Unguarded: there are no security groups and nothing is more public than
 	// the rest, as on one machine.
 	Unguarded bool
@@ -103,24 +105,28 @@ func (h Harness) build(ctx context.Context, o cloud.Owner, upTo int) (s cloud.Se
 	}
 	for upTo > stepVolume && err == nil && !s.Volume.Ready {
 		s.Volume, err = h.Cloud.EnsureVolume(ctx, o, 1, "")
-		err = errors.Join(err, pause(ctx, s.Volume.Ready))
+		err = errors.Join(err, h.pause(ctx, s.Volume.Ready))
 	}
 	for upTo > stepServer && err == nil && srv.Status != trove.ServerActive {
 		srv, err = h.Cloud.EnsureServer(ctx, s)
 		if srv.Status == trove.ServerError {
 			return s, srv, errors.New(srv.Fault)
 		}
-		err = errors.Join(err, pause(ctx, srv.Status == trove.ServerActive))
+		err = errors.Join(err, h.pause(ctx, srv.Status == trove.ServerActive))
 	}
 	return s, srv, err
 }
 
 // pause waits a moment between two questions, unless done.
-func pause(ctx context.Context, done bool) error {
+func (h Harness) pause(ctx context.Context, done bool) error {
 	if done {
 		return nil
 	}
-	timer := time.NewTimer(50 * time.Millisecond)
+	wait := h.Pause
+	if wait == 0 {
+		wait = 50 * time.Millisecond
+	}
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -138,7 +144,7 @@ func (h Harness) destroy(ctx context.Context, o cloud.Owner) error {
 			if gone, err = del(ctx, o); err != nil {
 				return err
 			}
-			if err := pause(ctx, gone); err != nil {
+			if err := h.pause(ctx, gone); err != nil {
 				return err
 			}
 		}

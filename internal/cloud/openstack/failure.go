@@ -159,3 +159,21 @@ func isStatus(err error, codes ...int) bool {
 	}
 	return false
 }
+
+// lostAnswer tells whether a request that failed may have been carried out all
+// the same: all that were not refused, or not even sent.
+func lostAnswer(err error) bool {
+	if err == nil {
+		return false
+	}
+	if code, ok := errors.AsType[gophercloud.ErrUnexpectedResponseCode](err); ok {
+		return code.Actual >= http.StatusInternalServerError || code.Actual == http.StatusRequestTimeout
+	}
+	if _, ok := errors.AsType[*trove.Error](err); ok { // of the gate: it was not sent
+		return false
+	}
+	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
+		return false
+	}
+	return true
+}

@@ -62,8 +62,12 @@ func (c *Cloud) EnsureSecurityGroup(ctx context.Context, o cloud.Owner, want []c
 		return err
 	}
 	if len(found) == 0 {
-		g, err := groups.Create(ctx, s.network, groups.CreateOpts{Name: c.groupName(o),
-			Description: "Security group for trove instance " + o.InstanceID}).Extract()
+		var g *groups.SecGroup
+		err := c.create(o, aGroup, func() (err error) {
+			g, err = groups.Create(ctx, s.network, groups.CreateOpts{Name: c.groupName(o),
+				Description: "Security group for trove instance " + o.InstanceID}).Extract()
+			return err
+		})
 		if err != nil {
 			return failed(ctx, err, "create a security group")
 		}
@@ -233,7 +237,7 @@ func (c *Cloud) DeleteSecurityGroup(ctx context.Context, o cloud.Owner) error {
 		return err
 	}
 	c.memory.forget(aGroup, o.InstanceID)
-	return nil
+	return c.settled(o, aGroup)
 }
 
 // inUse makes of a conflict at a deletion something to be tried again: what uses

@@ -2,6 +2,7 @@ package openstack
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,6 +15,7 @@ type memory struct {
 	mu      sync.Mutex
 	made    map[string]remembered // by kind and instance
 	deleted map[string]time.Time  // by id
+	doubts  map[string]time.Time  // by kind and instance: may have been made then
 }
 
 type remembered struct {
@@ -28,6 +30,7 @@ const (
 	aVolume    = "volume "
 	aUserPort  = "user port "
 	aAdminPort = "management port "
+	aFloating  = "floating IP "
 	aLeaving   = "leaving " // a server that was asked to go
 	aBusy      = "busy "    // with a volume's status: it was last seen in it
 	remembers  = time.Minute
@@ -81,10 +84,42 @@ func (m *memory) isGone(id string) bool {
 	return ok && time.Since(at) < remembers
 }
 
+// doubt notes that something was asked for and that the answer did not come: it
+// may be made, or still be made, and be in no list yet.
+func (m *memory) doubt(kind, instance string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.doubts == nil {
+		m.doubts = map[string]time.Time{}
+	}
+	if len(m.doubts) >= mostMade {
+		m.prune()
+	}
+	m.doubts[kind+instance] = time.Now()
+}
+
+// doubtful tells whether something may still appear that no list shows: within
+// settle of a doubt.
+func (m *memory) doubtful(settle time.Duration, kind, instance string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, ok := m.doubts[kind+instance]
+	if ok && time.Since(at) >= settle {
+		delete(m.doubts, kind+instance)
+		ok = false
+	}
+	return ok
+}
+
 func (m *memory) prune() {
 	for k, r := range m.made {
 		if time.Since(r.at) >= remembers {
 			delete(m.made, k)
+		}
+	}
+	for k, at := range m.doubts {
+		if time.Since(at) >= remembers {
+			delete(m.doubts, k)
 		}
 	}
 	for k, at := range m.deleted {
@@ -92,6 +127,19 @@ func (m *memory) prune() {
 			delete(m.deleted, k)
 		}
 	}
+}
+
+// ofKind are the ids of what was made of a kind, by instance.
+func (m *memory) ofKind(kind string) map[string]string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[string]string{}
+	for k, r := range m.made {
+		if instance, ok := strings.CutPrefix(k, kind); ok && time.Since(r.at) < remembers {
+			out[instance] = r.id
+		}
+	}
+	return out
 }
 
 // shared is a list that any number of callers get from one request. Requests

@@ -83,6 +83,9 @@ type Options struct {
 	CloudInitDir  string        // <manager>.cloudinit of the operator
 	ListEvery     time.Duration // between two lists of all servers or volumes; 1 s
 	CatalogMaxAge time.Duration // of flavors and networks; 1 min
+	// Settle is how long something may be in no list although it was made, by a
+	// request whose answer was lost; 5 s.
+	Settle time.Duration
 
 	Log *slog.Logger
 }
@@ -117,7 +120,7 @@ func New(o Options) (*Cloud, error) {
 	if o.AuthURL == "" {
 		return nil, trove.Errorf(trove.KindBadRequest, "[service_credentials] auth_url is needed: Keystone's URL")
 	}
-	for d, v := range map[*time.Duration]time.Duration{&o.Timeout: time.Minute, &o.ListEvery: time.Second, &o.CatalogMaxAge: time.Minute} {
+	for d, v := range map[*time.Duration]time.Duration{&o.Timeout: time.Minute, &o.ListEvery: time.Second, &o.CatalogMaxAge: time.Minute, &o.Settle: 5 * time.Second} {
 		if *d <= 0 {
 			*d = v
 		}
@@ -198,6 +201,28 @@ func (c *Cloud) begin(ctx context.Context, o cloud.Owner) (s *session, end func(
 	}
 	end, err = c.locks.lock(ctx, o.InstanceID)
 	return s, end, err
+}
+
+// create makes something: unless an earlier request for it may have made it, and
+// with a note if that cannot be known of this one.
+func (c *Cloud) create(o cloud.Owner, kind string, request func() error) error {
+	if err := c.settled(o, kind); err != nil {
+		return err
+	}
+	err := request()
+	if lostAnswer(err) {
+		c.memory.doubt(kind, o.InstanceID)
+	}
+	return err
+}
+
+// settled refuses to take a list's word for it that something is not there while
+// it may be only too new. Another try finds out.
+func (c *Cloud) settled(o cloud.Owner, kind string) error {
+	if c.memory.doubtful(c.o.Settle, kind, o.InstanceID) {
+		return trove.Errorf(trove.KindUnavailable, "An earlier request of instance %s was not answered: waiting for what it may have made.", o.InstanceID)
+	}
+	return nil
 }
 
 // locks are one for each key in use.

@@ -18,7 +18,7 @@ func options(f *openstacktest.Cloud) openstack.Options {
 	return openstack.Options{AuthURL: f.AuthURL(), Username: openstacktest.User, Password: secret.New(openstacktest.Password),
 		UserDomainName: "Default", ProjectName: "service", ProjectDomainName: "Default", Region: openstacktest.Region,
 		ManagementNetworks: []string{openstacktest.Management}, AccessCheck: true, FileOwner: "ubuntu:root",
-		ListEvery: 5 * time.Millisecond, Timeout: 20 * time.Second, Log: slog.New(slog.DiscardHandler)}
+		ListEvery: 2 * time.Millisecond, Settle: 50 * time.Millisecond, Timeout: 20 * time.Second, Log: slog.New(slog.DiscardHandler)}
 }
 
 func open(t *testing.T, o openstack.Options) *openstack.Cloud {
@@ -32,7 +32,7 @@ func open(t *testing.T, o openstack.Options) *openstack.Cloud {
 
 func harness(t *testing.T, c cloud.Cloud, f *openstacktest.Cloud) cloudtest.Harness {
 	return cloudtest.Harness{Cloud: c, Manager: "mariadb", Project: openstacktest.Tenant, ImageID: openstacktest.Image,
-		NICs: []trove.NIC{{NetworkID: openstacktest.UserNetwork}},
+		NICs: []trove.NIC{{NetworkID: openstacktest.UserNetwork}}, Pause: 2 * time.Millisecond,
 		Left: func(_ *testing.T, o cloud.Owner) []string { return f.Left(o.InstanceID) }}
 }
 

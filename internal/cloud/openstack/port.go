@@ -149,6 +149,13 @@ func port(p ports.Port, management bool) cloud.Port {
 
 // createPorts makes what is missing.
 func (c *Cloud) createPorts(ctx context.Context, s *session, o cloud.Owner, nics []trove.NIC, user, management bool, access trove.Access) error {
+	var n nic
+	if user { // first: what the user may not have or cannot have
+		var err error
+		if n, err = c.userNIC(ctx, s, o, nics, access); err != nil {
+			return err
+		}
+	}
 	var own []string
 	if !c.o.NoSecurityGroups && (user || len(c.o.ManagementGroups) == 0) {
 		found, err := c.groups(ctx, s, o)
@@ -161,7 +168,13 @@ func (c *Cloud) createPorts(ctx context.Context, s *session, o cloud.Owner, nics
 		own = []string{found[0].ID}
 	}
 	if user {
-		if err := c.createUserPort(ctx, s, o, nics, own, access); err != nil {
+		var fixed any
+		if n.SubnetID != "" {
+			fixed = []ports.IP{{SubnetID: n.SubnetID, IPAddress: n.IPAddress}}
+		} else if n.IPAddress != "" {
+			fixed = []ports.IP{{IPAddress: n.IPAddress}}
+		}
+		if err := c.createPort(ctx, s, o, userPort, aUserPort, n.NetworkID, fixed, own); err != nil {
 			return err
 		}
 	}
@@ -176,35 +189,17 @@ func (c *Cloud) createPorts(ctx context.Context, s *session, o cloud.Owner, nics
 	return c.createPort(ctx, s, o, adminPort, aAdminPort, m[len(m)-1], nil, with)
 }
 
-func (c *Cloud) createUserPort(ctx context.Context, s *session, o cloud.Owner, nics []trove.NIC, own []string, access trove.Access) error {
-	var n nic
+// userNIC looks up the interface that an instance is to have.
+func (c *Cloud) userNIC(ctx context.Context, s *session, o cloud.Owner, nics []trove.NIC, access trove.Access) (n nic, err error) {
 	if len(nics) > 0 {
-		var err error
-		if n, err = c.lookUp(ctx, s, nics[0], o.ProjectID); err != nil {
-			return err
-		}
-	} else {
-		id, err := c.onlyNetwork(ctx, s)
-		if err != nil {
-			return err
-		}
-		n.NetworkID = id
-		if n.subnets, err = c.subnetsOf(ctx, s, id); err != nil {
-			return err
-		}
+		n, err = c.lookUp(ctx, s, nics[0], o.ProjectID)
+	} else if n.NetworkID, err = c.onlyNetwork(ctx, s); err == nil {
+		n.subnets, err = c.subnetsOf(ctx, s, n.NetworkID)
 	}
-	if c.o.AccessCheck || access.IsPublic {
-		if err := c.checkRouter(ctx, s, n.subnets); err != nil {
-			return err
-		}
+	if err == nil && (c.o.AccessCheck || access.IsPublic) {
+		err = c.checkRouter(ctx, s, n.subnets)
 	}
-	var fixed any
-	if n.SubnetID != "" {
-		fixed = []ports.IP{{SubnetID: n.SubnetID, IPAddress: n.IPAddress}}
-	} else if n.IPAddress != "" {
-		fixed = []ports.IP{{IPAddress: n.IPAddress}}
-	}
-	return c.createPort(ctx, s, o, userPort, aUserPort, n.NetworkID, fixed, own)
+	return n, err
 }
 
 func (c *Cloud) createPort(ctx context.Context, s *session, o cloud.Owner, role, kind, network string, fixed any, with []string) error {
@@ -213,7 +208,11 @@ func (c *Cloud) createPort(ctx context.Context, s *session, o cloud.Owner, role,
 	if len(with) > 0 {
 		opts.SecurityGroups = &with
 	}
-	p, err := ports.Create(ctx, s.network, opts).Extract()
+	var p *ports.Port
+	err := c.create(o, kind, func() (err error) {
+		p, err = ports.Create(ctx, s.network, opts).Extract()
+		return err
+	})
 	if isStatus(err, http.StatusConflict) && fixed != nil {
 		e := failed(ctx, err, "create a port on network %s", network)
 		if trove.IsKind(e, trove.KindConflict) { // the address is taken, by a port of ours perhaps
@@ -286,7 +285,8 @@ func (c *Cloud) checkRouter(ctx context.Context, s *session, of []subnets.Subnet
 
 var errNoRouter = errors.New("no router")
 
-func (c *Cloud) floatingOf(ctx context.Context, s *session, all []ports.Port) ([]floatingips.FloatingIP, error) {
+// floatingOf finds the floating IPs of an instance's ports.
+func (c *Cloud) floatingOf(ctx context.Context, s *session, o cloud.Owner, all []ports.Port) ([]floatingips.FloatingIP, error) {
 	if len(all) == 0 {
 		return nil, nil
 	}
@@ -302,13 +302,22 @@ func (c *Cloud) floatingOf(ctx context.Context, s *session, all []ports.Port) ([
 	if err != nil {
 		return nil, failed(ctx, err, "list floating IPs")
 	}
+	if id := c.memory.recall(aFloating, o.InstanceID); id != "" && !slices.ContainsFunc(found, func(f floatingips.FloatingIP) bool { return f.ID == id }) {
+		f, err := floatingips.Get(ctx, s.network, id).Extract()
+		switch {
+		case err == nil:
+			found = append(found, *f)
+		case !isStatus(err, http.StatusNotFound):
+			return nil, failed(ctx, err, "look at a floating IP")
+		}
+	}
 	return slices.DeleteFunc(found, func(f floatingips.FloatingIP) bool { return c.memory.isGone(f.ID) }), nil
 }
 
 // ensureFloating has a port reached from outside and gives the addresses by
 // which it is.
 func (c *Cloud) ensureFloating(ctx context.Context, s *session, o cloud.Owner, p ports.Port) ([]trove.Address, error) {
-	found, err := c.floatingOf(ctx, s, []ports.Port{p})
+	found, err := c.floatingOf(ctx, s, o, []ports.Port{p})
 	if err != nil {
 		return nil, err
 	}
@@ -321,7 +330,11 @@ func (c *Cloud) ensureFloating(ctx context.Context, s *session, o cloud.Owner, p
 		if o.ProjectID != s.project {
 			opts.ProjectID = o.ProjectID // it counts for the user's quota
 		}
-		f, err := floatingips.Create(ctx, s.network, opts).Extract()
+		var f *floatingips.FloatingIP
+		err = c.create(o, aFloating, func() (err error) {
+			f, err = floatingips.Create(ctx, s.network, opts).Extract()
+			return err
+		})
 		if err != nil {
 			e := failed(ctx, err, "create a floating IP")
 			if trove.IsKind(e, trove.KindConflict) { // the port has one: a list that is behind
@@ -332,6 +345,7 @@ func (c *Cloud) ensureFloating(ctx context.Context, s *session, o cloud.Owner, p
 			}
 			return nil, e
 		}
+		c.memory.note(aFloating, o.InstanceID, f.ID)
 		found = append(found, *f)
 	}
 	// Neutron gives a port one for each of its addresses.
@@ -342,8 +356,8 @@ func (c *Cloud) ensureFloating(ctx context.Context, s *session, o cloud.Owner, p
 	return out, nil
 }
 
-func (c *Cloud) deleteFloating(ctx context.Context, s *session, all []ports.Port) error {
-	found, err := c.floatingOf(ctx, s, all)
+func (c *Cloud) deleteFloating(ctx context.Context, s *session, o cloud.Owner, all []ports.Port) error {
+	found, err := c.floatingOf(ctx, s, o, all)
 	if err != nil {
 		return err
 	}
@@ -353,7 +367,9 @@ func (c *Cloud) deleteFloating(ctx context.Context, s *session, all []ports.Port
 		}
 		c.memory.gone(f.ID)
 	}
-	return nil
+	c.memory.forget(aFloating, o.InstanceID)
+	// One without its port would be found by nobody.
+	return c.settled(o, aFloating)
 }
 
 // EnsurePublic implements cloud.Cloud.
@@ -375,7 +391,7 @@ func (c *Cloud) EnsurePublic(ctx context.Context, o cloud.Owner, public bool) ([
 	}
 	out := port(user[0], false).Addresses
 	if !public {
-		return out, c.deleteFloating(ctx, s, user)
+		return out, c.deleteFloating(ctx, s, o, user)
 	}
 	more, err := c.ensureFloating(ctx, s, o, user[0])
 	return append(out, more...), err
@@ -413,7 +429,7 @@ func (c *Cloud) DeletePorts(ctx context.Context, o cloud.Owner) error {
 		}
 		return trove.Errorf(trove.KindUnavailable, "Server %s still has the instance's port.", row.ID)
 	}
-	if err := c.deleteFloating(ctx, s, all); err != nil {
+	if err := c.deleteFloating(ctx, s, o, all); err != nil {
 		return err
 	}
 	var errs []error
@@ -425,5 +441,5 @@ func (c *Cloud) DeletePorts(ctx context.Context, o cloud.Owner) error {
 	}
 	c.memory.forget(aUserPort, o.InstanceID)
 	c.memory.forget(aAdminPort, o.InstanceID)
-	return nil
+	return errors.Join(c.settled(o, aUserPort), c.settled(o, aAdminPort))
 }

@@ -276,14 +276,20 @@ func (c *Cloud) createServer(ctx context.Context, s *session, spec cloud.ServerS
 		return err
 	}
 	opts := withKey{c.serverOpts(s, spec, image, data), c.o.KeyPair}
-	made, err := servers.Create(ctx, s.compute, opts, nil).Extract()
+	var made *servers.Server
+	err = c.create(spec.Owner, aServer, func() (err error) {
+		made, err = servers.Create(ctx, s.compute, opts, nil).Extract()
+		return err
+	})
 	if err == nil {
 		c.memory.note(aServer, spec.InstanceID, made.ID)
 		c.servers.touch()
 		return nil
 	}
-	if isStatus(err, http.StatusBadRequest, http.StatusConflict) && c.adopt(ctx, s, spec.Owner) {
-		return nil
+	if isStatus(err, http.StatusBadRequest, http.StatusConflict) {
+		if found, err := c.adopt(ctx, s, spec.Owner); err != nil || found {
+			return err
+		}
 	}
 	e := failed(ctx, hideData(err, data), "create a server")
 	if trove.IsKind(e, trove.KindNotFound) { // image, flavor, key pair…
@@ -293,21 +299,25 @@ func (c *Cloud) createServer(ctx context.Context, s *session, spec cloud.ServerS
 }
 
 // adopt looks for a server that has the instance's ports, and remembers it.
-func (c *Cloud) adopt(ctx context.Context, s *session, o cloud.Owner) bool {
+func (c *Cloud) adopt(ctx context.Context, s *session, o cloud.Owner) (found bool, err error) {
 	user, management, err := c.portsOf(ctx, s, o)
 	if err != nil {
-		return false
+		return false, err
 	}
 	for _, p := range slices.Concat(user, management) {
 		if p.DeviceID == "" {
 			continue
 		}
-		if r, err := c.serverByID(ctx, s, p.DeviceID); err == nil && r.instance() == o.InstanceID {
+		r, err := c.serverByID(ctx, s, p.DeviceID)
+		switch {
+		case err == nil && r.instance() == o.InstanceID:
 			c.memory.note(aServer, o.InstanceID, r.ID)
-			return true
+			return true, nil
+		case err != nil && !trove.IsKind(err, trove.KindNotFound):
+			return false, err
 		}
 	}
-	return false
+	return false, nil
 }
 
 // hideData keeps the files of a server, which hold secrets, out of an error: Nova
@@ -399,6 +409,20 @@ func (c *Cloud) Servers(ctx context.Context) (map[string]cloud.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	for instance, id := range c.memory.ofKind(aServer) {
+		if slices.ContainsFunc(all, func(r serverRow) bool { return r.ID == id }) {
+			continue
+		}
+		r, err := c.serverByID(ctx, s, id)
+		switch {
+		case err == nil:
+			all = append(all, r)
+		case trove.IsKind(err, trove.KindNotFound):
+			c.memory.forget(aServer, instance)
+		default:
+			return nil, err
+		}
+	}
 	slices.SortFunc(all, byAge)
 	out := map[string]cloud.Server{}
 	for _, r := range all {
@@ -449,6 +473,9 @@ func (c *Cloud) DeleteServer(ctx context.Context, o cloud.Owner) (bool, error) {
 		return false, nil
 	}
 	c.memory.forget(aServer, o.InstanceID)
+	if err := c.settled(o, aServer); err != nil {
+		return false, err
+	}
 	return true, nil
 }
 

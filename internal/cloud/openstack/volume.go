@@ -183,7 +183,11 @@ func (c *Cloud) createVolume(ctx context.Context, s *session, o cloud.Owner, siz
 	if c.o.VolumeInZone {
 		opts.AvailabilityZone = o.Zone
 	}
-	made, err := volumes.Create(ctx, s.volume, opts, nil).Extract()
+	var made *volumeRow
+	err := c.create(o, aVolume, func() (err error) {
+		made, err = volumes.Create(ctx, s.volume, opts, nil).Extract()
+		return err
+	})
 	if err != nil {
 		e := failed(ctx, err, "create a volume of %d GiB", size)
 		if trove.IsKind(e, trove.KindNotFound) { // its type
@@ -245,6 +249,9 @@ func (c *Cloud) DeleteVolume(ctx context.Context, o cloud.Owner) (bool, error) {
 		return false, nil
 	}
 	c.memory.forget(aVolume, o.InstanceID)
+	if err := c.settled(o, aVolume); err != nil {
+		return false, err
+	}
 	return true, nil
 }
 

@@ -107,7 +107,7 @@ type event struct {
 
 // New starts a fake until the test ends.
 func New(t testing.TB) *Cloud {
-	c := &Cloud{Delay: 2 * time.Millisecond, RetryAfter: "0", NovaMax: "2.93", CinderMax: "3.70", Wait: 20 * time.Millisecond,
+	c := &Cloud{Delay: 2 * time.Millisecond, RetryAfter: "0", NovaMax: "2.93", CinderMax: "3.70", Wait: 5 * time.Millisecond,
 		calls: map[string]int{}, kinds: map[string][]*thing{}, tokens: map[string]bool{}}
 	c.seed()
 	c.server = httptest.NewServer(c)
