@@ -65,7 +65,9 @@ type Config struct {
 
 	VolumeDir  string // what get_filesystem_stats measures
 	VolumeSize int64  // its quota in bytes; 0: the file system is the volume
-	LogDir     string // of the engine's logs, kept short; empty: there are none
+	// Quota gives the quota as it is now; nil: it never changes.
+	Quota  func() (int64, error)
+	LogDir string // of the engine's logs, kept short; empty: there are none
 
 	// StopEngineOnExit stops the engine cleanly when Run ends. Otherwise it is
 	// left running, for the next agent to find.

@@ -335,6 +335,11 @@ func (a *Agent) stopEngine(ctx context.Context) error {
 // answers queries. Asked again with the id of the request it carried out last,
 // it only gives the result again.
 func (a *Agent) Restart(ctx context.Context, requestID string) error {
+	return a.restartOnce(ctx, requestID, func(context.Context) error { return nil })
+}
+
+// restartOnce is Restart; stopped is called between the stop and the start.
+func (a *Agent) restartOnce(ctx context.Context, requestID string, stopped func(context.Context) error) error {
 	ending := ctx
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Timing.StopGrace+a.cfg.Timing.StartLimit)
 	defer cancel()
@@ -353,7 +358,7 @@ func (a *Agent) Restart(ctx context.Context, requestID string) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	go a.watchDisk(ctx, stop)
-	h, err := a.restart(ctx)
+	h, err := a.restart(ctx, stopped)
 	if err == nil {
 		a.pulse.set(ctx, trove.ServiceHealthy, nil)
 		a.log.InfoContext(ctx, "engine restarted", "pid", h.PID)
@@ -384,12 +389,15 @@ func (r *restarted) result() error {
 	return &trove.Error{Kind: trove.KindGuest, Message: r.Failure, Action: r.Action}
 }
 
-func (a *Agent) restart(ctx context.Context) (runtime.Handle, error) {
+func (a *Agent) restart(ctx context.Context, stopped func(context.Context) error) (runtime.Handle, error) {
 	// Wanted from now on: an agent that dies in between starts it.
 	if err := a.state.update(func(s *state) { s.ShouldRun = true }); err != nil {
 		return runtime.Handle{}, err
 	}
 	if err := a.stopEngine(ctx); err != nil {
+		return runtime.Handle{}, err
+	}
+	if err := stopped(ctx); err != nil {
 		return runtime.Handle{}, err
 	}
 	h, err := a.startEngine(ctx)

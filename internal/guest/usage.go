@@ -35,18 +35,30 @@ const (
 // usage measures an instance's volume: a file system of its own, or a
 // directory with a quota on a file system it shares.
 type usage struct {
-	dir   string
-	quota int64 // bytes, 0: the file system is the volume
-	log   *slog.Logger
+	dir string
+	log *slog.Logger
 
 	walking chan struct{} // held by who walks
 	mu      sync.Mutex
+	quota   int64 // bytes, 0: the file system is the volume
 	used    int64
 	at      time.Time // of used; zero: never measured
 }
 
 func newUsage(dir string, quota int64, log *slog.Logger) *usage {
 	return &usage{dir: dir, quota: quota, log: log, walking: make(chan struct{}, 1)}
+}
+
+func (u *usage) setQuota(bytes int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.quota = bytes
+}
+
+func (u *usage) getQuota() int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.quota
 }
 
 // stats gives the figures of get_filesystem_stats.
@@ -63,17 +75,17 @@ func (u *usage) stats(ctx context.Context) (guestapi.FilesystemStats, error) {
 		AvailBlocks: int64(fs.Bavail),
 		Extra:       map[string]int64{},
 	}
-	if u.quota > 0 {
+	if quota := u.getQuota(); quota > 0 {
 		used, err := u.measure(ctx)
 		if err != nil {
 			return guestapi.FilesystemStats{}, err
 		}
 		// What is left of the quota, but never more than the disk has.
-		left := max(0, u.quota-used)
-		out.TotalBlocks = u.quota / block
+		left := max(0, quota-used)
+		out.TotalBlocks = quota / block
 		out.FreeBlocks = min(left/block, out.FreeBlocks)
 		out.AvailBlocks = min(left/block, out.AvailBlocks)
-		out.Total, out.Used = gigabytes(u.quota), gigabytes(used)
+		out.Total, out.Used = gigabytes(quota), gigabytes(used)
 	} else {
 		out.Total, out.Used = gigabytes(out.TotalBlocks*block), gigabytes((out.TotalBlocks-out.FreeBlocks)*block)
 	}
@@ -154,7 +166,7 @@ func diskUse(ctx context.Context, dir string) (int64, error) {
 
 // watch warns when the quota is nearly used up, once each time it becomes so.
 func (u *usage) watch(ctx context.Context) {
-	if u.quota <= 0 {
+	if u.getQuota() <= 0 {
 		return
 	}
 	timer := time.NewTimer(jitter(usageWatch))
@@ -167,9 +179,10 @@ func (u *usage) watch(ctx context.Context) {
 		case <-timer.C:
 		}
 		used, err := u.measure(ctx)
-		full := err == nil && float64(used) >= usageWarn*float64(u.quota)
+		quota := u.getQuota()
+		full := err == nil && float64(used) >= usageWarn*float64(quota)
 		if full && !warned {
-			u.log.Warn("the volume is nearly full", "used_gib", gigabytes(used), "size_gib", gigabytes(u.quota))
+			u.log.Warn("the volume is nearly full", "used_gib", gigabytes(used), "size_gib", gigabytes(quota))
 		}
 		if err == nil {
 			warned = full

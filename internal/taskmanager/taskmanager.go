@@ -106,6 +106,21 @@ func (s *Server) Restart(ctx context.Context, uniqueID string, r taskmanager.Ins
 	return s.accept(ctx, flow.KindRestart, r.InstanceID, uniqueID, flow.Restart{})
 }
 
+// ResizeFlavor accepts a server of another flavor.
+func (s *Server) ResizeFlavor(ctx context.Context, uniqueID string, r taskmanager.ResizeFlavor) error {
+	return s.accept(ctx, flow.KindResizeFlavor, r.InstanceID, uniqueID, flow.ResizeFlavor{Request: r})
+}
+
+// ResizeVolume accepts a larger volume.
+func (s *Server) ResizeVolume(ctx context.Context, uniqueID string, r taskmanager.ResizeVolume) error {
+	return s.accept(ctx, flow.KindResizeVolume, r.InstanceID, uniqueID, flow.ResizeVolume{Request: r})
+}
+
+// UpdateAccess accepts a change of who may reach an instance.
+func (s *Server) UpdateAccess(ctx context.Context, uniqueID string, r taskmanager.UpdateAccess) error {
+	return s.accept(ctx, flow.KindUpdateAccess, r.InstanceID, uniqueID, flow.UpdateAccess{Request: r})
+}
+
 // RotateCredentials accepts a rotation of an agent's login and key.
 func (s *Server) RotateCredentials(ctx context.Context, uniqueID string, r taskmanager.Instance) error {
 	return s.accept(ctx, flow.KindRotate, r.InstanceID, uniqueID, flow.Rotate{})

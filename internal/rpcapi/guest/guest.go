@@ -48,6 +48,22 @@ type Prepare struct {
 	DSVersion      string            `json:"ds_version"`
 }
 
+// NewMemory is what an engine is started with on a server of another size. An
+// agent of ours makes the configuration itself, of the memory it finds.
+type NewMemory struct {
+	ConfigContents string `json:"config_contents"` // the engine's main configuration file
+	DSVersion      string `json:"ds_version"`      // name of the datastore version
+}
+
+// Device names an instance's volume as its server sees it. An agent of ours
+// knows both itself.
+type Device struct {
+	DevicePath string `json:"device_path"`
+	MountPoint string `json:"mount_point"`
+	// Online: the file system stays mounted while it grows.
+	Online bool `json:"online"`
+}
+
 // List asks for a page of users or databases. Limit 0 means all.
 type List struct {
 	Limit         *int    `json:"limit"`
@@ -125,6 +141,15 @@ type Agent interface {
 	// Restart restarts the engine, once for each requestID, which may be empty.
 	Restart(ctx context.Context, requestID string) error
 	StopDB(ctx context.Context) error
+	// StartDB starts the engine with a configuration for the memory there is
+	// now, once for each requestID, which may be empty.
+	StartDB(ctx context.Context, requestID string, m NewMemory) error
+	// ResetConfiguration writes that configuration and starts nothing.
+	ResetConfiguration(ctx context.Context, m NewMemory) error
+	MountVolume(ctx context.Context, d Device) error
+	UnmountVolume(ctx context.Context, d Device) error
+	// ResizeFS makes the file system as large as the volume.
+	ResizeFS(ctx context.Context, d Device) error
 	Ping(ctx context.Context) (bool, error)
 	// RotateCredentials is ours: agents of the original have a login that all
 	// share, and are never asked.
@@ -181,6 +206,9 @@ func Handler(a Agent) rpc.Handler {
 		Account
 		Database string `json:"database"`
 	}
+	type reset struct {
+		Configuration NewMemory `json:"configuration"`
+	}
 	type root struct {
 		Password string `json:"root_password"`
 	}
@@ -190,6 +218,17 @@ func Handler(a Agent) rpc.Handler {
 			return nil, a.Restart(ctx, cmp.Or(in.CallID, in.UniqueID))
 		},
 		"stop_db": rpc.BindCast(func(ctx context.Context, _ none) error { return a.StopDB(ctx) }),
+		"start_db_with_conf_changes": func(ctx context.Context, in *rpc.Incoming) (any, error) {
+			return rpc.BindCast(func(ctx context.Context, m NewMemory) error {
+				return a.StartDB(ctx, cmp.Or(in.CallID, in.UniqueID), m)
+			})(ctx, in)
+		},
+		"reset_configuration": rpc.BindCast(func(ctx context.Context, r reset) error {
+			return a.ResetConfiguration(ctx, r.Configuration)
+		}),
+		"mount_volume":   rpc.BindCast(a.MountVolume),
+		"unmount_volume": rpc.BindCast(a.UnmountVolume),
+		"resize_fs":      rpc.BindCast(a.ResizeFS),
 		"rpc_ping": rpc.Bind(func(ctx context.Context, _ none) (bool, error) {
 			return a.Ping(ctx)
 		}),
@@ -295,6 +334,31 @@ func (c *Client) Restart(ctx context.Context, id, requestID string) error {
 // StopDB stops the engine cleanly.
 func (c *Client) StopDB(ctx context.Context, id string) error {
 	return c.call(ctx, c.high, id, v11, "stop_db", nil, nil)
+}
+
+// StartDB starts the engine with a configuration for the memory there is, and
+// returns when it answers queries; requestID is as for Restart.
+func (c *Client) StartDB(ctx context.Context, id, requestID string, m NewMemory) error {
+	ctx, cancel := context.WithTimeout(ctx, c.high)
+	defer cancel()
+	return c.rpc.Call(ctx, rpc.Message{Topic: Topic(id), Method: "start_db_with_conf_changes", Version: v11,
+		Args: map[string]any{"config_contents": m.ConfigContents, "ds_version": m.DSVersion}, CallID: requestID}, nil)
+}
+
+// MountVolume mounts the volume. What is mounted already stays so.
+func (c *Client) MountVolume(ctx context.Context, id string, d Device) error {
+	return c.call(ctx, c.high, id, v10, "mount_volume", map[string]any{"device_path": d.DevicePath, "mount_point": d.MountPoint}, nil)
+}
+
+// UnmountVolume unmounts the volume, so that it can be detached.
+func (c *Client) UnmountVolume(ctx context.Context, id string, d Device) error {
+	return c.call(ctx, c.high, id, v10, "unmount_volume", map[string]any{"device_path": d.DevicePath, "mount_point": d.MountPoint}, nil)
+}
+
+// ResizeFS makes the file system as large as the volume.
+func (c *Client) ResizeFS(ctx context.Context, id string, d Device) error {
+	return c.call(ctx, c.high, id, v11, "resize_fs",
+		map[string]any{"device_path": d.DevicePath, "mount_point": d.MountPoint, "online": d.Online}, nil)
 }
 
 // Ping asks whether the agent answers.

@@ -100,6 +100,25 @@ type Instance struct {
 	InstanceID string `json:"instance_id"`
 }
 
+// ResizeFlavor asks for an instance's server to be of another flavor.
+type ResizeFlavor struct {
+	InstanceID string        `json:"instance_id"`
+	OldFlavor  rpcapi.Flavor `json:"old_flavor"`
+	NewFlavor  rpcapi.Flavor `json:"new_flavor"`
+}
+
+// ResizeVolume asks for an instance's volume to grow.
+type ResizeVolume struct {
+	InstanceID string `json:"instance_id"`
+	NewSize    int    `json:"new_size"` // GiB
+}
+
+// UpdateAccess asks for others to reach an instance.
+type UpdateAccess struct {
+	InstanceID string `json:"instance_id"`
+	Access     Access `json:"access"`
+}
+
 // Server is what trove-taskmanager implements. uniqueID identifies the request:
 // a method that returns nil has the request written down, whatever happens next;
 // the same uniqueID again changes nothing.
@@ -107,6 +126,9 @@ type Server interface {
 	CreateInstance(ctx context.Context, uniqueID string, r CreateInstance) error
 	DeleteInstance(ctx context.Context, uniqueID string, r Instance) error
 	Restart(ctx context.Context, uniqueID string, r Instance) error
+	ResizeFlavor(ctx context.Context, uniqueID string, r ResizeFlavor) error
+	ResizeVolume(ctx context.Context, uniqueID string, r ResizeVolume) error
+	UpdateAccess(ctx context.Context, uniqueID string, r UpdateAccess) error
 	// RotateCredentials is ours: login and key of the instance's agent are
 	// replaced.
 	RotateCredentials(ctx context.Context, uniqueID string, r Instance) error
@@ -118,6 +140,9 @@ func Handler(s Server) rpc.Handler {
 		"create_instance":    bindID(s.CreateInstance),
 		"delete_instance":    bindID(s.DeleteInstance),
 		"restart":            bindID(s.Restart),
+		"resize_flavor":      bindID(s.ResizeFlavor),
+		"resize_volume":      bindID(s.ResizeVolume),
+		"update_access":      bindID(s.UpdateAccess),
 		"rotate_credentials": bindID(s.RotateCredentials),
 	}}
 }
@@ -150,6 +175,24 @@ func DeleteMessage(topic, instanceID string) rpc.Message {
 // RestartMessage makes the cast restart.
 func RestartMessage(topic, instanceID string) rpc.Message {
 	return instance(topic, "restart", instanceID)
+}
+
+// Message makes the cast resize_flavor.
+func (r ResizeFlavor) Message(topic string) rpc.Message {
+	return rpc.Message{Topic: topic, Method: "resize_flavor", Version: Version,
+		Args: map[string]any{"instance_id": r.InstanceID, "old_flavor": r.OldFlavor, "new_flavor": r.NewFlavor}}
+}
+
+// Message makes the cast resize_volume.
+func (r ResizeVolume) Message(topic string) rpc.Message {
+	return rpc.Message{Topic: topic, Method: "resize_volume", Version: Version,
+		Args: map[string]any{"instance_id": r.InstanceID, "new_size": r.NewSize}}
+}
+
+// Message makes the cast update_access.
+func (r UpdateAccess) Message(topic string) rpc.Message {
+	return rpc.Message{Topic: topic, Method: "update_access", Version: Version,
+		Args: map[string]any{"instance_id": r.InstanceID, "access": r.Access}}
 }
 
 // RotateMessage makes the cast rotate_credentials, which only our own task

@@ -2,8 +2,6 @@ package flow
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -131,15 +129,7 @@ func (f *Flows) createSecurityGroup(ctx context.Context, r *createRun) work.Outc
 	if err != nil {
 		return work.Fail(err)
 	}
-	cidrs := f.opts.DefaultCIDRs
-	if inst.Access != nil && len(inst.Access.AllowedCIDRs) > 0 {
-		cidrs = inst.Access.AllowedCIDRs
-	}
-	rules := enginePorts(r.State.Request.DatastoreManager)
-	for i := range rules {
-		rules[i].CIDRs = cidrs
-	}
-	return outcome(f.cloud.EnsureSecurityGroup(ctx, f.createOwner(inst, r), rules))
+	return outcome(f.cloud.EnsureSecurityGroup(ctx, f.createOwner(inst, r), f.rules(r.State.Request.DatastoreManager, inst.Access)))
 }
 
 func (f *Flows) createPorts(ctx context.Context, r *createRun) work.Outcome {
@@ -268,8 +258,7 @@ func (f *Flows) prepare(ctx context.Context, r *createRun) error {
 	m := guest.PrepareMessage(r.Subject(), guest.Prepare{
 		Packages: []string{}, Databases: q.Databases, MemoryMB: q.Flavor.RAM, Users: q.Users,
 		RootPassword: q.RootPassword, Overrides: q.Overrides, DSVersion: q.DSVersion})
-	sum := sha256.Sum256([]byte("prepare " + r.ID()))
-	m.UniqueID = hex.EncodeToString(sum[:16])
+	m.UniqueID = once("prepare", r.ID())
 	if err := f.casts.Cast(ctx, m); err != nil {
 		return err
 	}

@@ -116,7 +116,7 @@ func (c fakeCloud) EnsureServer(_ context.Context, s cloud.ServerSpec) (server c
 		c.w.ensure("server " + s.InstanceID)
 		c.w.files[s.InstanceID] = s.Files
 		if c.w.agents[s.InstanceID] == nil {
-			c.w.agents[s.InstanceID] = &agent{prepared: map[string]bool{}, told: map[int]string{}}
+			c.w.agents[s.InstanceID] = &agent{prepared: map[string]bool{}, told: map[int]string{}, mounted: true, size: 2, flavor: "1"}
 		}
 		server = cloud.Server{ID: "s-" + s.InstanceID, Status: c.w.status, Addresses: address(s.InstanceID)}
 		return nil

@@ -1,5 +1,5 @@
 // Package flow is what the task manager does to instances, as flows of durable
-// steps: create, delete, restart, rotate credentials.
+// steps: create, delete, restart, resize, change access, rotate credentials.
 //
 // It decides the order of things and what a failure means for the instance:
 // its task, its fault, what is taken back. How a cloud, a bus or an agent does
@@ -10,7 +10,10 @@ package flow
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -18,6 +21,7 @@ import (
 	"github.com/gotrove/gotrove/internal/cloud"
 	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
+	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/trove"
 	"github.com/gotrove/gotrove/internal/work"
@@ -28,6 +32,10 @@ const (
 	KindCreate  = "create_instance"
 	KindDelete  = "delete_instance"
 	KindRestart = "restart"
+
+	KindResizeFlavor = "resize_flavor"
+	KindResizeVolume = "resize_volume"
+	KindUpdateAccess = "update_access"
 	// KindRotate is ours: nobody else asks for it.
 	KindRotate = "rotate_credentials"
 )
@@ -40,6 +48,7 @@ type Store interface {
 	SetResources(ctx context.Context, id string, r store.Resources) error
 	SetFault(ctx context.Context, id string, f trove.Fault) error
 	ClearFault(ctx context.Context, id string) error
+	EndChange(ctx context.Context, id string, c store.Change) error
 	SetRoot(ctx context.Context, instanceID, user string, enabled bool) error
 	Observe(ctx context.Context, seen map[string]trove.ServerObservation) error
 	FinishDelete(ctx context.Context, id string) error
@@ -53,6 +62,12 @@ type Guest interface {
 	// requestID (32 hexadecimal digits).
 	Restart(ctx context.Context, instanceID, requestID string) error
 	StopDB(ctx context.Context, instanceID string) error
+	// StartDB starts the engine with the memory there is now, once for each
+	// requestID.
+	StartDB(ctx context.Context, instanceID, requestID string, m guest.NewMemory) error
+	MountVolume(ctx context.Context, instanceID string, d guest.Device) error
+	UnmountVolume(ctx context.Context, instanceID string, d guest.Device) error
+	ResizeFS(ctx context.Context, instanceID string, d guest.Device) error
 	Ping(ctx context.Context, instanceID string) error
 }
 
@@ -98,6 +113,8 @@ type Options struct {
 	UsageTimeout   time.Duration // until a created instance must serve; 30 min
 	RestartTimeout time.Duration // until a restart is given up; 10 min
 	RotateTimeout  time.Duration // until a rotation of credentials is given up; 10 min
+	ResizeTimeout  time.Duration // until a resize is given up and taken back; 30 min
+	AccessTimeout  time.Duration // until a change of access is given up; 10 min
 	StopTimeout    time.Duration // how long a deletion waits for a clean stop; 15 s
 	PollInterval   time.Duration // how often what tells nothing itself is looked at; 2 s
 	CauseGrace     time.Duration // how long a failed agent may take to tell why; 3 s
@@ -109,6 +126,9 @@ type Options struct {
 	ControlExchange string
 	ConductorQueue  string
 	GuestConfig     []byte
+	// OfflineVolumeResize: volumes grow while they are detached, whatever the
+	// cloud can.
+	OfflineVolumeResize bool
 	// DefaultCIDRs may reach an instance that says nothing of its own;
 	// everyone if empty.
 	DefaultCIDRs []string
@@ -119,8 +139,8 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	for d, v := range map[*time.Duration]time.Duration{&o.UsageTimeout: 30 * time.Minute, &o.RestartTimeout: 10 * time.Minute,
-		&o.RotateTimeout: 10 * time.Minute,
-		&o.StopTimeout:   15 * time.Second, &o.PollInterval: 2 * time.Second, &o.CauseGrace: 3 * time.Second, &o.Recast: 20 * time.Second} {
+		&o.RotateTimeout: 10 * time.Minute, &o.ResizeTimeout: 30 * time.Minute, &o.AccessTimeout: 10 * time.Minute,
+		&o.StopTimeout: 15 * time.Second, &o.PollInterval: 2 * time.Second, &o.CauseGrace: 3 * time.Second, &o.Recast: 20 * time.Second} {
 		if *d <= 0 {
 			*d = v
 		}
@@ -164,7 +184,7 @@ func New(s Store, c cloud.Cloud, g Guest, casts Caster, b Bus, o Options) *Flows
 
 // All are the flows, as work.New takes them.
 func (f *Flows) All() []work.Registered {
-	return []work.Registered{f.create(), f.delete(), f.restart(), f.rotate()}
+	return []work.Registered{f.create(), f.delete(), f.restart(), f.rotate(), f.resizeFlavor(), f.resizeVolume(), f.updateAccess()}
 }
 
 // outcome goes on, or fails with err.
@@ -193,6 +213,92 @@ func (f *Flows) gone(is bool, err error) work.Outcome {
 		return work.Nap(f.opts.PollInterval)
 	}
 	return work.Next()
+}
+
+// when goes on when something is done, and asks again until then.
+func (f *Flows) when(done bool, err error) work.Outcome {
+	if err == nil && !done {
+		return work.Nap(f.opts.PollInterval)
+	}
+	return outcome(err)
+}
+
+// tries is how often an agent that does not answer in time is asked.
+const tries = 3
+
+// patient goes on, or asks an agent again that may have done what it was asked
+// for and could not say so.
+func patient(err error, attempt int) work.Outcome {
+	if trove.IsKind(err, trove.KindGuestTimeout) && attempt+1 < tries {
+		return work.Retry(err)
+	}
+	return outcome(err)
+}
+
+// until goes on, or asks an agent that does not answer until the flow's end.
+func until(err error) work.Outcome {
+	if trove.IsKind(err, trove.KindGuestTimeout) {
+		return work.Retry(err)
+	}
+	return outcome(err)
+}
+
+// undoOnce names a request that takes something back. One that failed is asked
+// for anew.
+func undoOnce(workID string, attempt int) string { return once(fmt.Sprint("undo ", attempt), workID) }
+
+// once names a request to an agent: the same for whoever asks again.
+func once(what, workID string) string {
+	sum := sha256.Sum256([]byte(what + " " + workID))
+	return hex.EncodeToString(sum[:16])
+}
+
+// ownerOf tags what is an instance's.
+func ownerOf(inst *trove.Instance) cloud.Owner {
+	return cloud.Owner{InstanceID: inst.ID, ProjectID: inst.TenantID, Name: inst.Name, Manager: inst.Version.Manager}
+}
+
+// startAgain has the engine run as it did before a flow that failed. Where the
+// server does not run, or goes, there is nothing to be asked.
+func (f *Flows) startAgain(ctx context.Context, id, request string) work.Outcome {
+	inst, err := f.store.Instance(ctx, id)
+	if beingDeleted(inst, err) {
+		return work.Next()
+	}
+	if err != nil {
+		return work.Retry(err)
+	}
+	if server, err := f.cloud.Server(ctx, ownerOf(inst)); trove.IsKind(err, trove.KindNotFound) || err == nil && server.Status == trove.ServerError {
+		return work.Next()
+	}
+	return stubborn(f.guest.StartDB(ctx, id, request, guest.NewMemory{DSVersion: inst.Version.Name}))
+}
+
+// late is the cause of a flow that did not end in time.
+func late(what, step string, within time.Duration, last error) error {
+	if last != nil {
+		return trove.Errorf(trove.KindInternal, "%s did not end within %s; the step %s failed: %w", what, within, step, last)
+	}
+	return trove.Errorf(trove.KindInternal, "%s did not end within %s: the step %s did not finish.", what, within, step)
+}
+
+// newFault words why a change of an instance failed.
+func (f *Flows) newFault(begin string, fail work.Failure, details string) *trove.Fault {
+	if len(fail.Left) > 0 {
+		details = "Not taken back: " + strings.Join(fail.Left, ", ") + "\n\n" + details
+	}
+	return &trove.Fault{Message: begin + fail.Cause, Details: strings.TrimSpace(fail.Action + "\n\n" + details), Created: f.opts.Clock().UTC()}
+}
+
+// evidenceOf is what an instance's server wrote last; nothing if that cannot be
+// had.
+func (f *Flows) evidenceOf(ctx context.Context, inst *trove.Instance) string {
+	text, err := f.cloud.Evidence(ctx, ownerOf(inst))
+	if err != nil {
+		f.opts.Log.InfoContext(ctx, "no evidence of a failure", "error", err)
+		return ""
+	}
+	return strings.ToValidUTF8(text, "?")
 }
 
 // beingDeleted reports whether an instance is deleted or on its way: other

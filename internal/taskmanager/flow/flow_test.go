@@ -3,6 +3,7 @@ package flow_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -39,6 +40,9 @@ type end struct {
 	Generation int
 	Told       string
 	Key        string
+	// What a change leaves: as the cloud, the agent and the row have it.
+	Machine, Agent, Row string
+	RAM, Volumes        int // of the quota
 }
 
 func (w *world) end(ctx context.Context) (e end, err error) {
@@ -53,14 +57,23 @@ func (w *world) end(ctx context.Context) (e end, err error) {
 	if a := w.agents["i1"]; a != nil {
 		e.Users, e.Stopped, e.Restarts = a.users, a.stopped, a.restarts
 		e.Generation, e.Told = a.generation, a.told[a.generation]
+		e.Agent = fmt.Sprintf("mounted %v, file system %d, flavor %s", a.mounted, a.size, a.flavor)
+	}
+	if m := w.machines["i1"]; m != nil {
+		e.Machine = fmt.Sprintf("flavor %s %s, volume %d, detached %v, public %v, open to %v", m.flavor, m.resize, m.size, m.detached, m.public, m.rules)
 	}
 	quotas, err := w.store.Quotas(ctx, tenant, trove.QuotaDelta{trove.ResourceInstances: 10, trove.ResourceRAM: 51200, trove.ResourceVolumes: 20})
 	if err != nil {
 		return e, err
 	}
 	for _, q := range quotas {
-		if q.Resource == trove.ResourceInstances {
+		switch q.Resource {
+		case trove.ResourceInstances:
 			e.Quota = q.InUse
+		case trove.ResourceRAM:
+			e.RAM = q.InUse
+		case trove.ResourceVolumes:
+			e.Volumes = q.InUse
 		}
 	}
 	inst, err := w.store.Instance(ctx, "i1")
@@ -73,6 +86,7 @@ func (w *world) end(ctx context.Context) (e end, err error) {
 	}
 	e.Task, e.Service, e.Server, e.Addresses = inst.Task, inst.Service, inst.Server.Status, inst.Server.Addresses
 	e.Key = inst.EncryptedKey
+	e.Row = fmt.Sprintf("flavor %s, volume %d, access %+v", inst.FlavorID, inst.VolumeSize, inst.Access)
 	e.Compute, e.Volume = inst.ComputeID, inst.VolumeID
 	if inst.Fault != nil {
 		e.Fault = inst.Fault.Message
@@ -135,19 +149,22 @@ func TestKilledEverywhere(t *testing.T) { killed(t, 0, worktest.Everywhere) }
 // Another process is there all the time and goes on when the lease has ended.
 func TestKilledBesideAnother(t *testing.T) { killed(t, 500*time.Millisecond, worktest.Beside) }
 
+// killCase is a flow to be killed.
+type killCase struct {
+	set   func(w *world)
+	begin func(ctx context.Context, w *world, e *work.Engine) error
+	works int
+	check func(t *testing.T, e end)
+	// forget drops what may differ.
+	forget func(e end) end
+}
+
 func killed(t *testing.T, lease time.Duration, everywhere func(*testing.T, func(*testing.T) worktest.World)) {
 	t.Parallel()
 	create := func(ctx context.Context, e *work.Engine) error {
 		return accept(ctx, e, flow.KindCreate, "m1", flow.NewCreate(request("i1")))
 	}
-	for name, tc := range map[string]struct {
-		set   func(w *world)
-		begin func(ctx context.Context, w *world, e *work.Engine) error
-		works int
-		check func(t *testing.T, e end)
-		// forget drops what may differ.
-		forget func(e end) end
-	}{
+	killedIn(t, lease, everywhere, map[string]killCase{
 		"create": {
 			begin: func(ctx context.Context, _ *world, e *work.Engine) error { return create(ctx, e) },
 			check: func(t *testing.T, e end) {
@@ -236,7 +253,11 @@ func killed(t *testing.T, lease time.Duration, everywhere func(*testing.T, func(
 					t.Errorf("the end of a restart: %+v", e)
 				}
 			}},
-	} {
+	})
+}
+
+func killedIn(t *testing.T, lease time.Duration, everywhere func(*testing.T, func(*testing.T) worktest.World), cases map[string]killCase) {
+	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			everywhere(t, func(t *testing.T) worktest.World {

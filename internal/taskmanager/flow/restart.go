@@ -2,8 +2,6 @@ package flow
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 
 	"github.com/gotrove/gotrove/internal/trove"
 	"github.com/gotrove/gotrove/internal/work"
@@ -48,8 +46,7 @@ func (f *Flows) restartEngine(ctx context.Context, r *restartRun) work.Outcome {
 	if err != nil {
 		return work.Fail(err)
 	}
-	sum := sha256.Sum256([]byte("restart " + r.ID()))
-	return outcome(f.guest.Restart(ctx, inst.ID, hex.EncodeToString(sum[:16])))
+	return outcome(f.guest.Restart(ctx, inst.ID, once("restart", r.ID())))
 }
 
 func (f *Flows) restartFinish(ctx context.Context, r *restartRun) work.Outcome {

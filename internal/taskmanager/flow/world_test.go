@@ -75,6 +75,9 @@ type agent struct {
 	users      []string
 	stopped    bool
 	mounted    bool
+	size       int    // of its file system
+	flavor     string // that the engine was last configured for
+	refuses    string // the flavor that its engine cannot run with
 	restarts   int
 	restarted  map[string]bool // requests for a restart that it carried out
 }
@@ -396,7 +399,7 @@ func (f fakeGuest) Restart(_ context.Context, id, requestID string) error {
 			if a.restarted == nil {
 				a.restarted = map[string]bool{}
 			}
-			a.restarted[requestID] = true
+			a.restarted[requestID], a.stopped = true, false
 			return nil
 		})
 		if err == nil {
@@ -407,8 +410,73 @@ func (f fakeGuest) Restart(_ context.Context, id, requestID string) error {
 }
 
 func (f fakeGuest) StopDB(_ context.Context, id string) error {
-	return f.g.Do("StopDB", func() error {
-		return f.w.do("StopDB", func() error { f.w.agents[id].stopped = true; return nil })
+	return f.ask("StopDB", id, func(a *agent, _ *machine) error { a.stopped = true; return nil })
+}
+
+// ask is a call of an agent that is there.
+func (f fakeGuest) ask(name, id string, effect func(*agent, *machine) error) error {
+	return f.g.Do(name, func() error {
+		return f.w.do(name, func() error {
+			a := f.w.agents[id]
+			if a == nil {
+				return trove.Errorf(trove.KindGuestTimeout, "no answer")
+			}
+			return effect(a, f.w.machine(id))
+		})
+	})
+}
+
+// StartDB starts the engine with what the server has now.
+func (f fakeGuest) StartDB(_ context.Context, id, requestID string, _ guest.NewMemory) error {
+	err := f.ask("StartDB", id, func(a *agent, m *machine) error {
+		if !a.mounted {
+			return trove.Errorf(trove.KindGuest, "nothing is mounted")
+		}
+		if a.refuses != "" && a.refuses == m.flavor {
+			return trove.Errorf(trove.KindGuest, "cannot allocate memory")
+		}
+		if !a.restarted[requestID] {
+			a.restarts++
+		}
+		if a.restarted == nil {
+			a.restarted = map[string]bool{}
+		}
+		a.restarted[requestID], a.stopped, a.flavor = true, false, m.flavor
+		return nil
+	})
+	if err == nil {
+		f.w.heartbeat(id, trove.ServiceHealthy)
+	}
+	return err
+}
+
+func (f fakeGuest) MountVolume(_ context.Context, id string, d guest.Device) error {
+	return f.ask("MountVolume", id, func(a *agent, m *machine) error {
+		if m.detached || d.DevicePath != "/dev/vdb" || d.MountPoint != "/var/lib/mysql" {
+			return fmt.Errorf("no device %+v", d)
+		}
+		a.mounted = true
+		return nil
+	})
+}
+
+func (f fakeGuest) UnmountVolume(_ context.Context, id string, _ guest.Device) error {
+	return f.ask("UnmountVolume", id, func(a *agent, _ *machine) error {
+		if !a.stopped {
+			return trove.Errorf(trove.KindConflict, "in use")
+		}
+		a.mounted = false
+		return nil
+	})
+}
+
+func (f fakeGuest) ResizeFS(_ context.Context, id string, d guest.Device) error {
+	return f.ask("ResizeFS", id, func(a *agent, m *machine) error {
+		if m.detached || d.Online != a.mounted {
+			return fmt.Errorf("device %+v, mounted %v, detached %v", d, a.mounted, m.detached)
+		}
+		a.size = m.size
+		return nil
 	})
 }
 
@@ -452,6 +520,10 @@ func (d gatedStore) SetFault(ctx context.Context, id string, f trove.Fault) erro
 
 func (d gatedStore) ClearFault(ctx context.Context, id string) error {
 	return d.g.Do("ClearFault", func() error { return d.s.ClearFault(ctx, id) })
+}
+
+func (d gatedStore) EndChange(ctx context.Context, id string, c store.Change) error {
+	return d.g.Do("EndChange", func() error { return d.s.EndChange(ctx, id, c) })
 }
 
 func (d gatedStore) SetRoot(ctx context.Context, id, user string, enabled bool) error {
