@@ -245,6 +245,8 @@ func (e fakeEngine) RootEnabled(context.Context) (on bool, err error) {
 
 type fakeRuntime struct{ *world }
 
+func (r fakeRuntime) Fetch(context.Context, func(runtime.Progress)) error { return nil }
+
 func (r fakeRuntime) Start(ctx context.Context, _ runtime.Spec) (h runtime.Handle, err error) {
 	err = r.do(ctx, "Start", func() error {
 		if r.pid == 0 {
