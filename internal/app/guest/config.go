@@ -37,7 +37,7 @@ type config struct {
 	BinDir       string `conf:"gotrove.bin_dir" help:"The engine's programs; if empty, they are looked for."`
 	Address      string `conf:"gotrove.address" help:"The instance's address."`
 	Port         int    `conf:"gotrove.port" default:"0" help:"The engine's port; 0 is its standard one."`
-	MemoryMB     int    `conf:"gotrove.memory_mb" default:"512" help:"The flavor's memory, MiB."`
+	MemoryMB     int    `conf:"gotrove.memory_mb" default:"512" help:"The flavor's memory, MiB; 0 is what the machine has."`
 	VolumeSize   int64  `conf:"gotrove.volume_size" default:"0" help:"The volume's size, GiB; 0 is not known."`
 	StopOnExit   bool   `conf:"gotrove.stop_engine_on_exit" default:"false" help:"Stop the engine with the agent."`
 	ReplyBy      string `conf:"gotrove.reply_exchange" help:"Topic exchange for the agent's answers; the default exchange if empty."`
@@ -65,7 +65,7 @@ func loadConfig(src osloconf.Sources) (*config, []osloconf.Warning, error) {
 
 func (c *config) settings() engine.Settings {
 	return engine.Settings{
-		InstanceID: c.GuestID, Version: c.Version, Address: c.Address, Port: c.Port, MemoryMB: c.MemoryMB,
+		InstanceID: c.GuestID, Version: c.Version, Address: c.Address, Port: c.Port, MemoryMB: c.memory(),
 		DataDir: filepath.Join(c.DataDir, "data"), SecretsDir: filepath.Join(c.DataDir, "conf.d"),
 		ConfigDir: filepath.Join(c.StateDir, "config"), RunDir: c.RunDir, LogDir: c.LogDir,
 		TemplateDir: c.TemplateDir, BinDir: c.BinDir,

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gotrove/gotrove/internal/durable"
 	"github.com/gotrove/gotrove/internal/guest"
 	"github.com/gotrove/gotrove/internal/guest/bootlog"
@@ -71,6 +73,15 @@ func (t told) Ensure(ctx context.Context) error {
 	err := t.Volume.Ensure(ctx)
 	t.boot.Failed(guestapi.BootMounted, err)
 	return err
+}
+
+// memory is how much the engine may plan with, MiB.
+func (c *config) memory() int {
+	var i unix.Sysinfo_t
+	if c.MemoryMB > 0 || unix.Sysinfo(&i) != nil {
+		return c.MemoryMB
+	}
+	return int(i.Totalram * uint64(i.Unit) >> 20)
 }
 
 // prepareMachine mounts the volume before anything else of the machine's could

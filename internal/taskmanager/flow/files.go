@@ -14,7 +14,8 @@ const (
 	GuestConfigPath = "/etc/trove/conf.d/trove-guestagent.conf"
 )
 
-// files are what the agent needs to find its place: who it is, the key its
+// files are what the agent needs to find its place: who it is, which its volume
+// is, the key its
 // messages are sealed with at first (none if it is empty), and how it reaches the
 // bus. The transport URL comes after the operator's text, so that it counts
 // whatever that says; if there is none, the operator's text has it and is given
@@ -35,7 +36,11 @@ func (f *Flows) files(inst *trove.Instance, q taskmanager.CreateInstance, transp
 	if key != "" {
 		info = append(info, osloconf.Option{Name: "instance_rpc_encr_key", Value: key})
 	}
-	who, err := osloconf.Render(osloconf.Group{Name: "DEFAULT", Options: info})
+	groups := []osloconf.Group{{Name: "DEFAULT", Options: info}}
+	if inst.VolumeID != "" {
+		groups = append(groups, osloconf.Group{Name: "gotrove", Options: []osloconf.Option{{Name: "volume_id", Value: inst.VolumeID}}})
+	}
+	who, err := osloconf.Render(groups...)
 	if err != nil {
 		return nil, err
 	}

@@ -300,7 +300,7 @@ func TestCreateTellsTheAgentWhoItIs(t *testing.T) {
 		t.Fatalf("operation: %+v", op)
 	}
 	info, config := string(w.files["i1"][flow.GuestInfoPath]), string(w.files["i1"][flow.GuestConfigPath])
-	if want := "[DEFAULT]\nguest_id = i1\ndatastore_manager = mariadb\ndatastore_version = 10.11\ntenant_id = tenant-1\n"; info != want {
+	if want := "[DEFAULT]\nguest_id = i1\ndatastore_manager = mariadb\ndatastore_version = 10.11\ntenant_id = tenant-1\n\n[gotrove]\nvolume_id = v-i1\n"; info != want {
 		t.Errorf("guest_info.conf:\n%s\nwant\n%s", info, want)
 	}
 	if want := "[DEFAULT]\ntransport_url = wrong\n[gotrove]\nruntime = process\n\n[DEFAULT]\ntransport_url = rabbit://guest-i1:pa%24s$$word@unix/\ncontrol_exchange = trove\nconductor_queue = trove-conductor\n"; config != want {
