@@ -123,6 +123,9 @@ func configFlags(flags *flag.FlagSet, src *osloconf.Sources) {
 // markFile says for which server the first boot was done.
 const markFile = "/var/lib/gotrove/first-boot"
 
+// agentUser is whom an image of ours runs agents as.
+const agentUser = "trove"
+
 // firstBootLimit is how long the cloud may take to tell a server who it is.
 const firstBootLimit = 5 * time.Minute
 
@@ -142,7 +145,7 @@ func firstBoot(ctx context.Context, args []string, errs io.Writer) error {
 	boot := bootlog.New(*console)
 	limited, cancel := context.WithTimeout(ctx, firstBootLimit)
 	defer cancel()
-	r, err := firstboot.Run(limited, firstboot.Options{MarkFile: markFile, MetadataURL: *metadata, Secret: "/etc/trove"})
+	r, err := firstboot.Run(limited, firstboot.Options{MarkFile: markFile, MetadataURL: *metadata, Secret: "/etc/trove", SecretUser: agentUser})
 	if err != nil {
 		boot.Failed(guestapi.BootFiles, err)
 		return err

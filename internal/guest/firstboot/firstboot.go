@@ -34,7 +34,9 @@ type Options struct {
 	MarkFile    string        // whose server this is, below Root
 	MetadataURL string        // for servers without a config drive; empty: none
 	DriveWait   time.Duration // how long a drive may take to appear before the service is asked; 5 s if 0
-	Secret      string        // directory below which files are nobody else's to read
+	// Secret is a directory whose files only SecretUser may read; it is root
+	// where there is no such user.
+	Secret, SecretUser string
 
 	sys, dev string // for tests: in place of /sys, /dev
 }
@@ -133,16 +135,16 @@ func Run(ctx context.Context, o Options) (r Result, err error) {
 
 func (b *boot) path(p string) string { return filepath.Join(b.o.Root, p) }
 
-// write writes a file as cloud-init does, but for secrets: the files that hold
-// an agent's login come without permissions, and are nobody else's to read.
+// write writes a file as cloud-init does, but for secrets: they come without
+// permissions and with an owner that an image of ours need not have.
 func (b *boot) write(f File) error {
 	at := b.path(f.Path)
 	secret := b.o.Secret != "" && strings.HasPrefix(f.Path, b.o.Secret+"/")
 	mode, dirs := fs.FileMode(0o644), fs.FileMode(0o755)
 	if secret {
-		mode = 0o600
+		mode, f.Owner = 0o600, b.o.SecretUser
 	}
-	if f.Permissions != 0 {
+	if f.Permissions != 0 && !secret {
 		mode = fs.FileMode(f.Permissions & 0o777)
 	}
 	if err := os.MkdirAll(filepath.Dir(at), dirs); err != nil {

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -213,6 +214,22 @@ func (v *Volume) mount(d disk, fsys fileSystem) error {
 	err := unix.Mount(d.path, v.c.MountPoint, fsys.Type, unix.MS_NOATIME|unix.MS_NOSUID|unix.MS_NODEV, "")
 	if err != nil {
 		return trove.Errorf(trove.KindGuest, "The volume %s (%s) cannot be mounted at %s: %w", d.name, fsys.Type, v.c.MountPoint, err)
+	}
+	return v.own()
+}
+
+// own makes a fresh volume the agent's, whose user the engine's is too. A new
+// file system is root's.
+func (v *Volume) own() error {
+	i, err := os.Stat(v.c.MountPoint)
+	if err != nil {
+		return err
+	}
+	if st, ok := i.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 || os.Geteuid() == 0 {
+		return nil
+	}
+	if err := os.Chown(v.c.MountPoint, os.Geteuid(), os.Getegid()); err != nil {
+		return fmt.Errorf("take over the volume: %w", err)
 	}
 	return nil
 }
