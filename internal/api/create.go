@@ -62,7 +62,7 @@ func (s *Server) createInstance(q *request) (response, error) {
 	}
 	create := taskmanager.CreateInstance{
 		InstanceID: inst.ID, Name: inst.Name,
-		Flavor:  rpcapi.Flavor{ID: flavor.ID, Name: flavor.Name, RAM: flavor.RAM, VCPUs: flavor.VCPUs, Disk: flavor.Disk},
+		Flavor:  wireFlavor(flavor),
 		ImageID: version.ImageID, DatastoreManager: version.Manager, DSVersion: version.Number,
 		Databases: rpcapi.Databases(databases), Users: rpcapi.Users(users),
 		AvailabilityZone: body.textOrNil("availability_zone"), VolumeType: body.object("volume").textOrNil("type"),

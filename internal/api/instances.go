@@ -107,6 +107,10 @@ func (s *Server) updateInstance(q *request) (response, error) {
 	detach := len(change) == 0 || (len(asked) == 1 && asked[0] == "configuration" && change["configuration"] == nil)
 	switch {
 	case detach && q.instance.ConfigurationID == "":
+	case len(asked) == 1 && asked[0] == "access":
+		if err := s.updateAccess(q); err != nil {
+			return response{}, err
+		}
 	case detach, len(asked) == 1:
 		feature := "configuration groups"
 		if len(asked) == 1 {
@@ -164,11 +168,7 @@ func (s *Server) actOnInstance(q *request) (response, error) {
 		case "reset_status":
 			return s.resetStatus(q)
 		case "resize":
-			rule := "instance:resize_flavor"
-			if q.body.object("resize").has("volume") {
-				rule = "instance:resize_volume"
-			}
-			return s.laterAction(q, rule, "resizing instances")
+			return s.resize(q)
 		case "promote_to_replica_source", "eject_replica_source":
 			return s.laterAction(q, "instance:"+name, "replication")
 		}

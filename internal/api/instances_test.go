@@ -253,7 +253,7 @@ func TestPolicyIsAsked(t *testing.T) {
 			never[r.Rule] = policy.Never()
 		}
 	}
-	for _, rule := range []string{"instance:restart", "instance:force_delete", "instance:resize_flavor", "instance:promote_to_replica_source"} {
+	for _, rule := range []string{"instance:restart", "instance:force_delete", "instance:resize_flavor", "instance:resize_volume", "instance:promote_to_replica_source"} {
 		never[rule] = policy.Never()
 	}
 	closed, err := api.New(api.Config{RatePerMinute: -1}, api.Deps{Store: h.store, Guest: h.guest, Cloud: h.cloud, Tokens: h.tokens, Policy: policy.New(never), Clock: h.clock.now, Log: h.log()})
@@ -275,7 +275,7 @@ func TestPolicyIsAsked(t *testing.T) {
 			t.Errorf("%s: %s %s", name, key, message)
 		}
 	}
-	for _, body := range []string{`{"reset_status":{"force_delete":1}}`, `{"resize":{"flavorRef":"1"}}`, `{"promote_to_replica_source":{}}`} {
+	for _, body := range []string{`{"reset_status":{"force_delete":1}}`, `{"resize":{"flavorRef":"1"}}`, `{"resize":{"volume":{"size":2}}}`, `{"promote_to_replica_source":{}}`} {
 		h.want(403, admin, "POST", "instances/"+id(1)+"/action", body)
 	}
 }
@@ -298,7 +298,6 @@ func TestUpdate(t *testing.T) {
 		{"building", "PUT", "instances/" + id(2), `{"instance":{"name":"x"}}`, 422, "unprocessableEntity", "is not ready. (Status is BUILD)."},
 		{"two at once", "PUT", "instances/" + id(1), `{"instance":{"configuration":null,"replica_of":""}}`, 400, "badRequest", "one of configuration, replica_of"},
 		{"upgrade", "PATCH", "instances/" + id(1), `{"instance":{"datastore_version":"11"}}`, 501, "notImplemented", "'datastore_version'"},
-		{"access", "PUT", "instances/" + id(1), `{"instance":{"access":{"is_public":true}}}`, 501, "notImplemented", "'access'"},
 		{"detach", "PUT", "instances/" + id(1), `{"instance":{"name":"unseen","replica_of":null}}`, 501, "notImplemented", "'replica_of'"},
 		{"attach", "PUT", "instances/" + id(1), `{"instance":{"configuration":"` + id(9) + `"}}`, 501, "notImplemented", "'configuration'"},
 		{"no id", "PUT", "instances/" + id(1), `{"instance":{"configuration":"x"}}`, 400, "badRequest", "instance['configuration'] 'x' does not match"},
@@ -365,8 +364,6 @@ func TestActions(t *testing.T) {
 		{"list", "POST", path, `[]`, 400, "badRequest", "not of type 'object'"},
 		{"two", "POST", path, `{"restart":{},"reset_status":{}}`, 400, "badRequest", "too many properties"},
 		{"restart of a string", "POST", path, `{"restart":"x"}`, 400, "badRequest", "restart 'x' is not of type 'object'"},
-		{"resize flavor", "POST", path, `{"resize":{"flavorRef":"1"}}`, 501, "notImplemented", "resizing"},
-		{"resize volume", "POST", path, `{"resize":{"volume":{"size":2}}}`, 501, "notImplemented", "resizing"},
 		{"resize of nothing", "POST", path, `{"resize":{}}`, 400, "badRequest", "resize the object does not have enough properties"},
 		{"promote", "POST", path, `{"promote_to_replica_source":{}}`, 501, "notImplemented", "replication"},
 		{"eject", "POST", path, `{"eject_replica_source":null}`, 501, "notImplemented", "replication"},

@@ -33,7 +33,7 @@ var different = map[string]struct {
 	"create-over-quota":            {0, "the message tells what is used and allowed"},
 	"delete-building":              {202, "a BUILD can be deleted"},
 	"action-unknown":               {400, "malformed input is no internal error"},
-	"action-resize-unknown-flavor": {501, "resize is not built yet"},
+	"action-resize-unknown-flavor": {0, "the message tells which flavors there are"},
 }
 
 // TestAnswersOfTheOriginal sends what was once sent to the original and

@@ -170,6 +170,24 @@ func (c *Client) RestartInstance(ctx context.Context, id string) error {
 	return c.do(ctx, http.MethodPost, "instances/"+segment(id)+"/action", map[string]any{"restart": map[string]any{}}, nil)
 }
 
+// ResizeFlavor asks for an instance to have another flavor, by id.
+func (c *Client) ResizeFlavor(ctx context.Context, id, flavor string) error {
+	return c.do(ctx, http.MethodPost, "instances/"+segment(id)+"/action", map[string]any{"resize": map[string]any{"flavorRef": flavor}}, nil)
+}
+
+// ResizeVolume asks for an instance's volume to grow to a size in GiB.
+func (c *Client) ResizeVolume(ctx context.Context, id string, size int) error {
+	return c.do(ctx, http.MethodPost, "instances/"+segment(id)+"/action",
+		map[string]any{"resize": map[string]any{"volume": map[string]any{"size": size}}}, nil)
+}
+
+// SetAccess has others reach an instance: those of the networks, everyone if
+// there are none.
+func (c *Client) SetAccess(ctx context.Context, id string, public bool, cidrs []string) error {
+	return c.do(ctx, http.MethodPut, "instances/"+segment(id),
+		map[string]any{"instance": map[string]any{"access": map[string]any{"is_public": public, "allowed_cidrs": append([]string{}, cidrs...)}}}, nil)
+}
+
 // Databases lists the databases of an instance.
 func (c *Client) Databases(ctx context.Context, id string) ([]Database, error) {
 	return pages[Database](ctx, c, "databases", "instances/"+segment(id)+"/databases")

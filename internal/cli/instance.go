@@ -15,7 +15,7 @@ import (
 
 func (a *app) instance() *cobra.Command {
 	return group("instance", "Database instances",
-		a.instanceCreate(), a.instanceList(), a.instanceShow(), a.instanceDelete(), a.instanceRestart(), a.instanceWait(), a.instanceConnect())
+		a.instanceCreate(), a.instanceList(), a.instanceShow(), a.instanceDelete(), a.instanceRestart(), a.instanceResize(), a.instanceAccess(), a.instanceWait(), a.instanceConnect())
 }
 
 var listColumns = []string{"ID", "Name", "Datastore", "Version", "Status", "Operating status", "Address", "Flavor", "Size (GiB)"}
