@@ -66,9 +66,10 @@ type dialect struct {
 type verdict int
 
 const (
-	final verdict = iota // it would fail again
-	again                // nothing was written; the same may succeed now
-	lost                 // the connection is gone: whether a COMMIT was done is not known
+	final   verdict = iota // it would fail again
+	again                  // nothing was written; the same may succeed now
+	lost                   // the connection is gone: whether a COMMIT was done is not known
+	demoted                // nothing was written: this server only reads
 )
 
 // upsert makes an INSERT of columns keys and set that overwrites the columns

@@ -4,12 +4,32 @@ import (
 	"context"
 	"database/sql"
 	"slices"
+	"time"
 )
 
 // BreakForTest runs a statement as it is.
 func BreakForTest(ctx context.Context, s *Store, statement string) error {
 	_, err := s.writer.ExecContext(ctx, statement)
 	return err
+}
+
+// HoldAllForTest takes all connections that the server gives, until release.
+func HoldAllForTest(ctx context.Context, s *Store) (release func()) {
+	var held []*sql.Conn
+	for {
+		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		c, err := s.writer.Conn(short)
+		cancel()
+		if err != nil {
+			break
+		}
+		held = append(held, c)
+	}
+	return func() {
+		for _, c := range held {
+			_ = c.Close()
+		}
+	}
 }
 
 // TablesForTest lists the tables of a database, by name.

@@ -115,7 +115,7 @@ func openMySQL(ctx context.Context, t target, p Pool, log *slog.Logger) (*sql.DB
 	if err != nil {
 		return nil, f, badURL("the driver cannot use it")
 	}
-	db2 := sql.OpenDB(connector)
+	db2 := sql.OpenDB(patient{connector, mysqlFull})
 	p.apply(db2)
 	return db2, f, nil
 }
@@ -242,11 +242,19 @@ func mysqlVerdict(err error) verdict {
 	switch {
 	case mysqlCode(err, mysqlLockTimeout, mysqlDeadlock, mysqlReprepare):
 		return again
-	case mysqlCode(err, mysqlGone...), mysqlCode(err, mysqlTooManyConnections), connectionLost(err):
+	case mysqlCode(err, mysqlReadOnly...):
+		return demoted
+	case mysqlCode(err, mysqlGone...), connectionLost(err):
 		return lost
 	}
 	return final
 }
+
+// mysqlReadOnly are errors of a server that takes no writes.
+var mysqlReadOnly = []uint16{1290, 1792, 1836}
+
+// mysqlFull tells a server that has no connection left, for anybody or for us.
+func mysqlFull(err error) bool { return mysqlCode(err, mysqlTooManyConnections, 1203, 1226) }
 
 // connectionLost tells errors of a connection that ended or could not be made.
 func connectionLost(err error) bool {
@@ -284,18 +292,23 @@ func explainMySQL(err error) *explanation {
 		return &explanation{trove.KindUnavailable, "There is no database of this name.", "Create it."}
 	case mysqlNoSuchTable, 1054:
 		return &explanation{trove.KindUnavailable, "The database has not the schema that is needed.", "Run trove-manage db_sync."}
-	case 1290, 1792, 1836:
-		return &explanation{trove.KindUnavailable, "The database can only be read.", "Connect to the server that takes writes."}
 	case 1021, 1114, 3:
 		return &explanation{trove.KindUnavailable, "The database cannot be written: its disk is full.", "Make room on the database server's disk."}
 	case mysqlTooManyConnections, 1203, 1226:
 		return &explanation{trove.KindUnavailable, "The database has too many connections.",
 			"Raise its max_connections, or lower [database] max_overflow."}
 	}
+	if slices.Contains(mysqlReadOnly, e.Number) {
+		return onlyRead()
+	}
 	if slices.Contains(mysqlGone, e.Number) {
 		return away()
 	}
 	return nil
+}
+
+func onlyRead() *explanation {
+	return &explanation{trove.KindUnavailable, "The database can only be read.", "Connect to the server that takes writes."}
 }
 
 func away() *explanation {

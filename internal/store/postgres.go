@@ -54,7 +54,7 @@ func openPostgres(t target, p Pool, log *slog.Logger) (*sql.DB, error) {
 	} {
 		c.RuntimeParams[name] = v
 	}
-	db := stdlib.OpenDB(*c)
+	db := sql.OpenDB(patient{stdlib.GetConnector(*c), func(err error) bool { return postgresCode(err, postgresTooManyConnections) }})
 	p.apply(db)
 	return db, nil
 }
@@ -83,7 +83,7 @@ func postgresDialect() *dialect {
 
 // postgresGone are codes that a server sends when it goes away or is not there
 // yet, beside those of class 08.
-var postgresGone = []string{"57P01", "57P02", "57P03", "57P05", "25P03", "53300"}
+var postgresGone = []string{"57P01", "57P02", "57P03", "57P05", "25P03"}
 
 func postgresLost(err error) bool {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -93,7 +93,20 @@ func postgresLost(err error) bool {
 	return connecting || connectionLost(err) || pgconn.SafeToRetry(err)
 }
 
+const (
+	postgresTooManyConnections = "53300"
+	postgresReadOnly           = "25006"
+)
+
+func postgresCode(err error, code string) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == code
+}
+
 func postgresVerdict(err error) verdict {
+	if postgresCode(err, postgresReadOnly) {
+		return demoted
+	}
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && slices.Contains([]string{"40001", "40P01", "55P03"}, e.Code) {
 		return again
 	}
@@ -129,11 +142,11 @@ func explainPostgres(err error) *explanation {
 		return &explanation{trove.KindUnavailable, "There is no database of this name.", "Create it."}
 	case e.Code == "42P01", e.Code == "42703":
 		return &explanation{trove.KindUnavailable, "The database has not the schema that is needed.", "Run trove-manage db_sync."}
-	case e.Code == "25006":
-		return &explanation{trove.KindUnavailable, "The database can only be read.", "Connect to the server that takes writes."}
+	case e.Code == postgresReadOnly:
+		return onlyRead()
 	case e.Code == "53100":
 		return &explanation{trove.KindUnavailable, "The database cannot be written: its disk is full.", "Make room on the database server's disk."}
-	case e.Code == "53300":
+	case e.Code == postgresTooManyConnections:
 		return &explanation{trove.KindUnavailable, "The database has too many connections.",
 			"Raise its max_connections, or lower [database] max_overflow."}
 	case e.Code == "57014":

@@ -91,6 +91,7 @@ type Store struct {
 	reader *sql.DB
 	writes *prepared // of writer
 	reads  *prepared // of reader
+	pool   Pool      // how writer and reader are kept
 	clock  func() time.Time
 	log    *slog.Logger
 
@@ -155,6 +156,7 @@ func (s *Store) open(ctx context.Context, at target, p Pool) (err error) {
 			return err
 		}
 	case engineMySQL:
+		s.pool = p
 		var f flavor
 		s.d = mysqlDialect(f)
 		if s.writer, f, err = openMySQL(ctx, at, p, s.log); err != nil {
@@ -162,6 +164,7 @@ func (s *Store) open(ctx context.Context, at target, p Pool) (err error) {
 		}
 		s.d, s.reader = mysqlDialect(f), s.writer
 	case enginePostgres:
+		s.pool = p
 		s.d = postgresDialect()
 		if s.writer, err = openPostgres(at, p, s.log); err != nil {
 			return s.cannotOpen(at, err)

@@ -138,10 +138,10 @@ func (t *tx) outboxChanged() { t.outbox = true }
 func (t *tx) workChanged()   { t.work = true }
 
 // tx runs f in a transaction that writes, and commits it if f returns nil. f
-// is run again if others were in its way, if the connection was lost, and if the
-// disk was full and room was made: it must set what it captures afresh. Where
-// a COMMIT got no answer, f runs again as repeated; if that is not possible, the
-// error says that nobody knows.
+// is run again if others were in its way, if the connection was lost or led to a
+// server that only reads, and if the disk was full and room was made: it must set
+// what it captures afresh. Where a COMMIT got no answer, f runs again as repeated;
+// if that is not possible, the error says that nobody knows.
 func (s *Store) tx(ctx context.Context, f func(ctx context.Context, t *tx) error) error {
 	return s.try(ctx, func(ctx context.Context, repeated bool) (bool, error) { return s.txOnce(ctx, repeated, f) })
 }
@@ -171,8 +171,11 @@ func (s *Store) try(ctx context.Context, once func(ctx context.Context, unknown 
 			v = s.d.verdict(err)
 		}
 		unknown = unknown || committing && v == lost
-		if v == lost {
+		if v == lost || v == demoted {
 			gone++
+		}
+		if v == demoted {
+			s.leaveDemoted()
 		}
 		if n > 0 {
 			s.retries.Add(1)
