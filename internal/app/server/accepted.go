@@ -20,7 +20,7 @@ var accepted = []struct{ group, names, reason string }{
 	{"DEFAULT", "max_header_line", "headers may have 64 KiB together"},
 	{"DEFAULT", "taskmanager_manager conductor_manager db_api_implementation quota_driver network_driver pybasedir", "there is one of these, and it is built in"},
 	{"DEFAULT", "remote_dns_client remote_guest_client remote_nova_client remote_neutron_client remote_cinder_client remote_swift_client remote_trove_client remote_glance_client", "Python classes cannot be loaded"},
-	{"DEFAULT", "region os_region_name", "[gotrove] region_name is"},
+	{"DEFAULT", "region", "[service_credentials] region_name is, on a machine of its own [gotrove] region_name"},
 	{"DEFAULT", "update_status_on_fail", "what failed is always said to have failed, with the reason"},
 	{"DEFAULT", "usage_sleep_time state_change_poll_time", "a heartbeat wakes what waits for it"},
 	{"DEFAULT", "agent_heartbeat_time", "agent_heartbeat_expiry is"},
@@ -28,17 +28,16 @@ var accepted = []struct{ group, names, reason string }{
 	{"DEFAULT", "sql_query_logging", "statements that fail are logged, values never"},
 	{"DEFAULT", "network_label_regex expected_filetype_suffixes hostname_require_valid_ip hostname_require_ipv4 backup_runner backup_runner_options storage_namespace backup_use_gzip_compression backup_use_openssl_encryption cluster_usage_timeout cluster_delete_time_out", "the original does not use it any more"},
 
-	{"DEFAULT", "trove_volume_support volume_rootdisk_support volume_rootdisk_size cinder_volume_type enable_volume_az online_volume_resize block_device_mapping verify_replica_volume_size volume_time_out", noOpenStack},
-	{"DEFAULT", "nova_compute_url nova_compute_service_type nova_compute_endpoint_type nova_client_version nova_api_insecure nova_keypair use_nova_server_config_drive glance_client_version glance_url glance_service_type glance_endpoint_type", noOpenStack},
-	{"DEFAULT", "neutron_url neutron_service_type neutron_endpoint_type neutron_api_insecure management_networks default_neutron_networks management_security_groups trove_security_groups_support trove_security_group_name_prefix reserved_network_cidrs ip_regex black_list_regex", noOpenStack},
-	{"DEFAULT", "cinder_client_version cinder_url cinder_service_type cinder_endpoint_type cinder_api_insecure", noOpenStack},
-	{"DEFAULT", "trove_url trove_service_type trove_endpoint_type barbican_url barbican_service_type barbican_endpoint_type", noOpenStack},
-	{"DEFAULT", "server_delete_time_out reboot_time_out resize_time_out revert_time_out", noOpenStack},
-	{"DEFAULT", "guest_info injected_config_location injected_config_owner injected_config_group cloudinit_location", noOpenStack},
+	{"DEFAULT", "trove_volume_support", "instances have a volume each"},
+	{"DEFAULT", "volume_rootdisk_size", "servers boot from the disk of their flavor"},
+	{"DEFAULT", "block_device_mapping", "a guest finds its volume by the volume's id"},
+	{"DEFAULT", "verify_replica_volume_size", "this release makes no replicas"},
+	{"DEFAULT", "volume_time_out server_delete_time_out reboot_time_out resize_time_out revert_time_out", "what is asked of the cloud is waited for until its operation's deadline; a deletion never gives up"},
+	{"DEFAULT", "glance_client_version cinder_client_version", "Glance's API is v2, Cinder's is v3"},
+	{"DEFAULT", "ip_regex black_list_regex", "of an instance's addresses users see those on their own network"},
+	{"DEFAULT", "trove_url trove_service_type trove_endpoint_type barbican_url barbican_service_type barbican_endpoint_type", "these services are not asked"},
+	{"DEFAULT", "guest_info injected_config_location", "the agent's files are in /etc/trove/conf.d, where its images look for them"},
 	{"DEFAULT", "trove_dns_support dns_driver dns_instance_entry_factory dns_hostname dns_account_id dns_endpoint_url dns_service_type dns_region dns_auth_url dns_user_domain_id dns_project_domain_id dns_domain_name dns_username dns_passkey dns_management_base_url dns_ttl dns_domain_id dns_time_out", "this release makes no DNS records"},
-	{"DEFAULT", "nova_proxy_admin_user nova_proxy_admin_pass nova_proxy_admin_tenant_id nova_proxy_admin_tenant_name nova_proxy_admin_user_domain_name nova_proxy_admin_project_domain_name trove_auth_url", noOpenStack},
-	{"network", "public_network_id enable_access_check network_isolation", noOpenStack},
-	{"service_credentials", "*", noOpenStack},
 	{"instance_ports_cache", "expiration_time caching", "addresses are kept by the task manager, at most ten seconds old"},
 	{"cache", "*", "nothing is kept in an outside cache"},
 
@@ -74,7 +73,6 @@ var accepted = []struct{ group, names, reason string }{
 }
 
 const (
-	noOpenStack     = "this release runs instances on its own machine only, not on OpenStack"
 	noNotifications = "this release sends no notifications"
 	noEngine        = "there is no such engine, in the original's newest releases neither"
 )

@@ -48,6 +48,7 @@ type Config struct {
 	Secure          secureOptions
 	Guests          guestLoginOptions
 	Keystone        keystoneOptions
+	OpenStack       openstackOptions
 	Policy          policyOptions
 	Levels          upgrade.Levels
 	Monitor         monitorOptions

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gotrove/gotrove/internal/cloud/openstack"
 	"github.com/gotrove/gotrove/internal/keyring"
 	"github.com/gotrove/gotrove/internal/osloconf"
 	"github.com/gotrove/gotrove/internal/policy"
@@ -194,10 +195,19 @@ func (d *doctor) checkPolicy(ctx context.Context, r *report) {
 	r.ok("the policy can be read")
 }
 
-// checkCloud looks at what instances on this machine need.
+// checkCloud looks at what instances on this machine need, or whether the login
+// at a cloud is complete.
 func (d *doctor) checkCloud(ctx context.Context, r *report) {
 	if d.c.Cloud != cloudLocal {
-		r.broken(noCloud(d.c.Cloud), "")
+		o, err := d.c.OpenStack.cloud()
+		if err == nil {
+			_, err = openstack.New(o)
+		}
+		if err != nil {
+			r.broken(err, "complete [service_credentials]")
+			return
+		}
+		r.ok("the options of the cloud are complete")
 		return
 	}
 	u, err := engineUser(d.c.EngineUser)

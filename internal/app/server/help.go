@@ -66,7 +66,7 @@ func help() map[string]string {
 		"gotrove.rabbit_management_ca_file":       "Authorities that its certificate may be of; the system's if empty.",
 		"gotrove.guest_login_key":                 "Key that the passwords of guests' logins are derived from, the same on every host. A secret: trove-manage key makes one.",
 		"gotrove.guest_transport_url":             "Where guests reach the broker, if not at transport_url. Its login is replaced by each guest's own.",
-		"gotrove.cloud":                           "Where instances run: local is this machine. A standalone's is local.",
+		"gotrove.cloud":                           "Where instances run: openstack is the region of [service_credentials], local this machine. A standalone's is local.",
 		"gotrove.data_dir":                        "Where everything is kept (--data-dir): see standalone.md.",
 		"gotrove.run_dir":                         "Where sockets are (--run-dir); keep it short.",
 		"gotrove.identity_host":                   "Address of a standalone's identity API (--identity-listen).",

@@ -4,10 +4,9 @@ import (
 	"context"
 	"net"
 
-	"github.com/gotrove/gotrove/internal/cloud/local"
+	"github.com/gotrove/gotrove/internal/cloud"
 	"github.com/gotrove/gotrove/internal/identity/keystone"
 	"github.com/gotrove/gotrove/internal/policy"
-	"github.com/gotrove/gotrove/internal/trove"
 )
 
 // openDatabase opens the database of record. Its schema is an operator's
@@ -63,29 +62,49 @@ func startTaskManagerRole(ctx context.Context, p *process) ([]any, error) {
 	if err := p.joinBus(); err != nil {
 		return nil, err
 	}
-	if p.c.Cloud != cloudLocal {
-		return nil, noCloud(p.c.Cloud)
-	}
-	if err := p.shareData(); err != nil {
-		return nil, err
-	}
-	m, err := p.newMachine(ctx)
+	c, ready, err := p.workingCloud(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p.task("cloud", m.cloud.Run, 0)
 	bus, options, err := p.guestBus(ctx)
 	if err != nil {
 		return nil, err
 	}
-	engine, err := p.startWork(ctx, m.cloud, bus, options, false)
+	engine, err := p.startWork(ctx, c, bus, options, false)
 	if err != nil {
 		return nil, err
 	}
-	p.startTaskManager(engine, m.cloud)
+	p.startTaskManager(engine, c)
 	p.startRelay()
-	p.startTemplates(m)
+	ready()
 	return []any{"cloud", p.c.Cloud}, nil
+}
+
+// workingCloud is where the task manager has instances run; ready begins what can
+// wait until it serves.
+func (p *process) workingCloud(ctx context.Context) (c cloud.Cloud, ready func(), err error) {
+	if p.c.Cloud == cloudOpenStack {
+		c, err := p.newOpenStack()
+		return c, func() {}, err
+	}
+	if err := p.shareData(); err != nil {
+		return nil, nil, err
+	}
+	m, err := p.newMachine(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.task("cloud", m.cloud.Run, 0)
+	return m.cloud, func() { p.startTemplates(m) }, nil
+}
+
+// shownCloud is the cloud for who asks it only what there is.
+func (p *process) shownCloud() (cloud.Cloud, error) {
+	if p.c.Cloud == cloudOpenStack {
+		p.c.Region = p.c.OpenStack.Region
+		return p.newOpenStack()
+	}
+	return p.newLocal("")
 }
 
 func startAPIRole(ctx context.Context, p *process) ([]any, error) {
@@ -99,11 +118,8 @@ func startAPIRole(ctx context.Context, p *process) ([]any, error) {
 	if err := p.joinBus(); err != nil {
 		return nil, err
 	}
-	var c *local.Cloud
-	if p.c.Cloud != cloudLocal {
-		return nil, noCloud(p.c.Cloud)
-	}
-	if c, err = p.newLocal(""); err != nil {
+	c, err := p.shownCloud()
+	if err != nil {
 		return nil, err
 	}
 	tokens, err := p.keystone()
@@ -140,10 +156,4 @@ func (p *process) keystone() (*keystone.Validator, error) {
 		return nil
 	}, 0)
 	return v, nil
-}
-
-// noCloud refuses a cloud that cannot be used yet.
-func noCloud(name string) error {
-	return trove.Errorf(trove.KindNotImplemented, "[gotrove] cloud = %s: this release runs instances on its own machine only", name).
-		WithAction("set [gotrove] cloud = %s", cloudLocal)
 }
