@@ -94,15 +94,23 @@ func (p *publisher) waiting() (int, error) {
 }
 
 func (b *bench) conductor(ctx context.Context, r *backbone) error {
-	for _, form := range []seal.Form{seal.Authenticated, seal.Original} {
-		if err := b.drain(ctx, r, form, false); err != nil {
+	for _, d := range []drain{{form: seal.Authenticated, processes: 1}, {form: seal.Authenticated, processes: 2},
+		{form: seal.Original, processes: 1}, {form: seal.Authenticated, processes: 1, kills: true}} {
+		if err := b.drain(ctx, r, d); err != nil {
 			return err
 		}
 	}
-	if err := b.drain(ctx, r, seal.Authenticated, true); err != nil {
+	if err := b.beatLatency(ctx, r); err != nil {
 		return err
 	}
-	return b.beatLatency(ctx, r)
+	return b.rabbitCall(ctx, r)
+}
+
+// drain is how a backlog is taken.
+type drain struct {
+	form      seal.Form
+	processes int
+	kills     bool
 }
 
 // backlog is what is published before a drain and what must be there after it.
@@ -178,12 +186,12 @@ func (r *backbone) wrong(ctx context.Context, l backlog) (int, error) {
 	return len(l.status) - right, rows.Err()
 }
 
-// drain lets one conductor take a backlog from RabbitMQ. With kills, it is
+// drain lets conductors take a backlog from RabbitMQ. With kills, the one is
 // killed in the middle, twice, and another takes its place.
-func (b *bench) drain(ctx context.Context, r *backbone, form seal.Form, kills bool) error {
+func (b *bench) drain(ctx context.Context, r *backbone, d drain) error {
 	ctx, cancel := context.WithTimeout(ctx, drainWait)
 	defer cancel()
-	guests, err := r.seed(ctx, "drain", drainGuests, form)
+	guests, err := r.seed(ctx, "drain", drainGuests, d.form)
 	if err != nil {
 		return err
 	}
@@ -220,26 +228,30 @@ func (b *bench) drain(ctx context.Context, r *backbone, form seal.Form, kills bo
 		return err
 	}
 	usedRabbit, usedMaria, began := cpu(rabbit), cpu(maria), time.Now()
-	c, err := r.start(ctx, "conductor")
-	if err != nil {
-		return err
-	}
 	var own time.Duration
+	running := make([]*role, d.processes)
+	for i := range running {
+		if running[i], err = r.start(ctx, "conductor"); err != nil {
+			return err
+		}
+	}
 	var most float64
 	killed := 0
 	if err := until(ctx, func() (bool, error) {
-		if now, err := rss(c.pid()); err == nil {
-			most = max(most, now)
+		for _, c := range running {
+			if now, err := rss(c.pid()); err == nil {
+				most = max(most, now)
+			}
 		}
-		if kills && killed < 2 {
+		if d.kills && killed < 2 {
 			left, err := p.waiting()
 			if err != nil {
 				return false, err
 			}
 			if left < drainBeats*(2-killed)/3 {
-				c.end(syscall.SIGKILL)
+				running[0].end(syscall.SIGKILL)
 				killed++
-				if c, err = r.start(ctx, "conductor"); err != nil {
+				if running[0], err = r.start(ctx, "conductor"); err != nil {
 					return false, err
 				}
 			}
@@ -251,9 +263,14 @@ func (b *bench) drain(ctx context.Context, r *backbone, form seal.Form, kills bo
 		return err
 	}
 	took := time.Since(began)
-	own, usedRabbit, usedMaria = cpu(c.pid()), cpu(rabbit)-usedRabbit, cpu(maria)-usedMaria
-	// What it still holds it acknowledges, or the queue has it back.
-	c.end(syscall.SIGTERM)
+	usedRabbit, usedMaria = cpu(rabbit)-usedRabbit, cpu(maria)-usedMaria
+	for _, c := range running {
+		own += cpu(c.pid())
+	}
+	for _, c := range running {
+		// What it still holds it acknowledges, or the queue has it back.
+		c.end(syscall.SIGTERM)
+	}
 	left, err := p.waiting()
 	if err != nil {
 		return err
@@ -262,13 +279,16 @@ func (b *bench) drain(ctx context.Context, r *backbone, form seal.Form, kills bo
 	if err != nil {
 		return err
 	}
-	name := "conductor_" + form.String()
-	if kills {
+	name := "conductor_" + d.form.String()
+	if d.processes > 1 {
+		name = fmt.Sprintf("conductors_%d_%s", d.processes, d.form)
+	}
+	if d.kills {
 		return b.most("conductor_killed_lost", float64(wrong+left), "heartbeats", "<=", 0,
 			fmt.Sprintf("guests of %d without their last status, time and acknowledged cast, and messages left over, after %d heartbeats; conductor killed with SIGKILL %d times", len(guests), len(l.bodies), killed))
 	}
 	if err := b.least(name+"_drained", float64(len(l.bodies))/took.Seconds(), "1/s", 5000,
-		fmt.Sprintf("%d sealed heartbeats of %d guests, from exec of one conductor to the last row; RabbitMQ and MariaDB (which syncs nothing) on the same cores; Python 63-118", len(l.bodies), len(guests))); err != nil {
+		fmt.Sprintf("%d sealed heartbeats of %d guests, all in the queue before, from exec of %d conductor(s) to the last row; RabbitMQ and MariaDB (which syncs nothing) on the same cores; Python 63-118", len(l.bodies), len(guests), d.processes)); err != nil {
 		return err
 	}
 	total := (own + usedRabbit + usedMaria).Seconds() * 1e6 / float64(len(l.bodies))
@@ -277,7 +297,7 @@ func (b *bench) drain(ctx context.Context, r *backbone, form seal.Form, kills bo
 		fmt.Sprintf("CPU: conductor %.0f, RabbitMQ %.0f, MariaDB %.0f; 400 is 5000/s on 2 cores; Python 10-11 ms and 2.5 ms in MariaDB", each(own), each(usedRabbit), each(usedMaria))); err != nil {
 		return err
 	}
-	if err := b.info(name+"_rss", most, "MiB", "largest resident memory of the conductor meanwhile"); err != nil {
+	if err := b.info(name+"_rss", most, "MiB", "largest resident memory of a conductor meanwhile"); err != nil {
 		return err
 	}
 	return b.most(name+"_wrong", float64(wrong+left), "", "<=", 0,

@@ -11,7 +11,7 @@ import (
 const (
 	// groupMost is how many beats one transaction writes: enough that its commit
 	// costs next to nothing for each, few enough that it takes some 20 ms.
-	groupMost = 256
+	groupMost = 512
 	// waitMost bounds the beats that wait. There are never as many: each is held
 	// by a request that is handled.
 	waitMost = 4096

@@ -17,7 +17,8 @@ import (
 const pingMethod = "oslo_rpc_server_ping"
 
 // take handles one delivery to its end.
-func (s *Server) take(listen, work context.Context, d amqp091.Delivery, waited time.Duration) {
+func (s *Server) take(listen, work context.Context, j job, waited time.Duration) {
+	d := j.Delivery
 	r, err := s.decode(d)
 	if err != nil {
 		s.log.WarnContext(listen, "rpc: request rejected", "error", err, "sender", d.UserId)
@@ -38,7 +39,7 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery, waited t
 			break
 		}
 		s.log.DebugContext(ctx, "rpc: duplicate dropped", "method", r.Method, "unique_id", r.UniqueID)
-		s.acknowledged(d.Ack(false))
+		j.acks.handled(d.DeliveryTag)
 		return
 	case stateRunning:
 		// Delivered again after a lost connection, while the first
@@ -76,7 +77,7 @@ func (s *Server) take(listen, work context.Context, d amqp091.Delivery, waited t
 	case err != nil:
 		s.log.ErrorContext(ctx, "rpc: cast failed", "method", r.Method, "unique_id", r.UniqueID, "error", err)
 	}
-	s.acknowledged(d.Ack(false))
+	j.acks.handled(d.DeliveryTag)
 }
 
 func (s *Server) serveCall(listen, ctx context.Context, r wire.Request, in *Incoming, seal ReplyCodec, waited time.Duration) {

@@ -70,6 +70,7 @@ type ServerOptions struct {
 type job struct {
 	amqp091.Delivery
 	came time.Time
+	acks *acks
 }
 
 // Server hands the requests of a topic to a Handler.
@@ -131,7 +132,7 @@ func NewServer(conn *amqp.Conn, h Handler, opt ServerOptions) *Server {
 	for range opt.Workers {
 		s.workers.Go(func() {
 			for j := range s.jobs {
-				s.take(listen, work, j.Delivery, time.Since(j.came))
+				s.take(listen, work, j, time.Since(j.came))
 			}
 		})
 	}
@@ -208,6 +209,7 @@ type listener struct {
 	*Server
 	session *amqp.Session
 	ch      *amqp091.Channel
+	acks    *acks
 	fanout  string // the queue of fanouts, if any
 	tags    []string
 	sources []<-chan amqp091.Delivery
@@ -270,6 +272,11 @@ func (l *listener) consume(ch *amqp091.Channel, queue string, arguments amqp091.
 func (l *listener) run(ctx context.Context) error {
 	listen, stop := context.WithCancel(ctx)
 	defer stop()
+	l.acks = newAcks(l.ch, l.log)
+	told, last := context.WithCancel(context.Background())
+	defer last()
+	var telling sync.WaitGroup
+	telling.Go(func() { l.acks.run(told) })
 	var feeders sync.WaitGroup
 	for _, source := range l.sources {
 		feeders.Go(func() {
@@ -289,9 +296,12 @@ func (l *listener) run(ctx context.Context) error {
 		// What runs is acknowledged on this channel before it goes.
 		l.settle()
 	}
+	last()
+	telling.Wait()
 	if lost {
 		return errors.New("the channel is lost")
 	}
+	l.acks.flush()
 	// What was fetched and not acknowledged goes back with the channel.
 	return l.session.Bounded(l.ch.Close)
 }
@@ -308,8 +318,10 @@ func (l *listener) feed(listen context.Context, source <-chan amqp091.Delivery) 
 			if at, ok := d.Headers[offsetHeader].(int64); ok {
 				l.offset.Store(at + 1)
 			}
+			d.Acknowledger = l.acks
+			l.acks.add(d.DeliveryTag)
 			select {
-			case l.jobs <- job{d, came}:
+			case l.jobs <- job{d, came, l.acks}:
 			case <-listen.Done():
 				return
 			}

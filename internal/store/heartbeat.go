@@ -146,8 +146,14 @@ func (t *tx) pulses(ctx context.Context, beats []InstanceBeat) (_ map[string]*pu
 		}
 	}
 	slices.SortFunc(ids, byText)
-	in := " IN (" + marks(len(ids)) + ")"
-	if err := t.each(ctx, "SELECT id, deleted FROM instances WHERE id"+in+" ORDER BY id"+t.s.d.forUpdate, ids, func(r *sql.Rows) error {
+	// A server that reads all of a small table instead would wait for those
+	// who hold other rows of it.
+	instances := " FROM instances"
+	if byIndex := t.s.d.byIndex; byIndex != nil {
+		instances += byIndex("PRIMARY")
+	}
+	where := " WHERE instances.id IN (" + marks(len(ids)) + ")"
+	if err := t.each(ctx, "SELECT id, deleted"+instances+where+" ORDER BY id"+t.s.d.forUpdate, ids, func(r *sql.Rows) error {
 		var id string
 		var deleted sql.NullBool
 		err := r.Scan(&id, &deleted)
@@ -160,29 +166,42 @@ func (t *tx) pulses(ctx context.Context, beats []InstanceBeat) (_ map[string]*pu
 	}); err != nil {
 		return nil, nil, err
 	}
-	if err := t.each(ctx, "SELECT instance_id, sent FROM conductor_lastseen WHERE method_name = 'heartbeat' AND instance_id"+in, ids, func(r *sql.Rows) error {
+	var several []any
+	if err := t.each(ctx, "SELECT instances.id, c.sent, s.id, s.status_id, s.status_description"+instances+`
+		LEFT JOIN conductor_lastseen c ON c.instance_id = instances.id AND c.method_name = 'heartbeat'
+		LEFT JOIN service_statuses s ON s.instance_id = instances.id`+where, ids, func(r *sql.Rows) error {
 		var id string
 		var sent sql.NullFloat64
-		err := r.Scan(&id, &sent)
-		if p := pulses[id]; p != nil {
-			p.sent = sent
+		var row, description sql.NullString
+		var code sql.NullInt64
+		err := r.Scan(&id, &sent, &row, &code, &description)
+		p := pulses[id]
+		if p == nil {
+			return err
+		}
+		p.sent = sent
+		if row.Valid {
+			p.status = trove.ServiceStatus{Code: int(code.Int64), Description: description.String}
+			p.rows = append(p.rows, row.String)
+		}
+		if len(p.rows) == 2 {
+			several = append(several, id)
 		}
 		return err
-	}); err != nil {
-		return nil, nil, err
+	}); err != nil || len(several) == 0 {
+		return pulses, ids, err
 	}
-	err = t.each(ctx, "SELECT instance_id, id, status_id, status_description FROM service_statuses WHERE instance_id"+in+" ORDER BY updated_at DESC", ids, func(r *sql.Rows) error {
-		var id, row string
-		var status trove.ServiceStatus
-		err := r.Scan(&id, &row, &status.Code, &status.Description)
-		if p := pulses[id]; p != nil {
-			if len(p.rows) == 0 {
+	// Of several rows the last written tells.
+	err = t.each(ctx, "SELECT instance_id, status_id, status_description FROM service_statuses WHERE instance_id IN ("+marks(len(several))+") ORDER BY updated_at",
+		several, func(r *sql.Rows) error {
+			var id string
+			var status trove.ServiceStatus
+			err := r.Scan(&id, &status.Code, &status.Description)
+			if p := pulses[id]; p != nil {
 				p.status = status
 			}
-			p.rows = append(p.rows, row)
-		}
-		return err
-	})
+			return err
+		})
 	return pulses, ids, err
 }
 

@@ -38,7 +38,7 @@ const (
 
 	// What conductors write goes into the database in groups of those that are
 	// handled at once: see package conductor.
-	conductorWorkers   = 256
+	conductorWorkers   = 512
 	taskmanagerWorkers = 4
 )
 
