@@ -42,10 +42,14 @@ type config struct {
 	StopOnExit   bool   `conf:"gotrove.stop_engine_on_exit" default:"false" help:"Stop the engine with the agent."`
 	ReplyBy      string `conf:"gotrove.reply_exchange" help:"Topic exchange for the agent's answers; the default exchange if empty."`
 	HealthPeriod int    `conf:"gotrove.health_interval" default:"5" help:"Seconds between two looks at the engine."`
+
+	// again reads it anew.
+	again func() (*config, error)
 }
 
 func loadConfig(src osloconf.Sources) (*config, []osloconf.Warning, error) {
 	c := &config{ConductorQueue: conductor.Topic}
+	c.again = func() (*config, error) { again, _, err := loadConfig(src); return again, err }
 	src.NoEffect = noEffect()
 	warnings, err := osloconf.Load(src, c)
 	if err != nil {

@@ -188,7 +188,7 @@ func serve(ctx context.Context, c *config, version string, warnings []osloconf.W
 		InstanceID: c.GuestID, StateFile: filepath.Join(c.StateDir, "state.json"), Version: version,
 		Engine: k.open(c.settings()), Runtime: runner, Conductor: heard{bus, boot}, Log: log, Credentials: creds,
 		Volume: attached, Boot: boot,
-		VolumeDir: c.DataDir, VolumeSize: c.VolumeSize << 30, LogDir: c.LogDir, StopEngineOnExit: c.StopOnExit,
+		VolumeDir: c.DataDir, VolumeSize: c.VolumeSize << 30, Quota: c.quota, LogDir: c.LogDir, StopEngineOnExit: c.StopOnExit,
 		Timing: guest.Timing{Health: time.Duration(c.HealthPeriod) * time.Second, StartLimit: c.StateWait},
 	})
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -69,14 +68,10 @@ func (c *Cloud) startAgent(ctx context.Context, srv server) (proc.Handle, error)
 			return proc.Handle{}, err
 		}
 	}
-	options, err := c.options(srv)
-	if err != nil {
+	if err := c.tell(srv); err != nil {
 		return proc.Handle{}, err
 	}
 	conf := c.path(id, "root", configDir)
-	if err := c.writeOwn(filepath.Join(conf, optionsFile), options); err != nil {
-		return proc.Handle{}, err
-	}
 	if err := c.rotate(id); err != nil {
 		return proc.Handle{}, err
 	}

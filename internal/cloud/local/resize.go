@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -156,7 +157,7 @@ func (c *Cloud) StartGrow(ctx context.Context, o cloud.Owner, size int) (err err
 	case !there:
 		return trove.Errorf(trove.KindNotFound, "instance %s has no volume", id)
 	case v.Size >= size:
-		return nil
+		return c.tellGrown(id)
 	}
 	dir := c.path(id, "volume")
 	if free, err := durable.FreeSpace(dir); err == nil && free < int64(size-v.Size)<<30 {
@@ -168,7 +169,29 @@ func (c *Cloud) StartGrow(ctx context.Context, o cloud.Owner, size int) (err err
 		}
 	}
 	v.Size = size
-	return writeJSON(c.path(id, "volume.json"), v)
+	if err := writeJSON(c.path(id, "volume.json"), v); err != nil {
+		return err
+	}
+	return c.tellGrown(id)
+}
+
+// tellGrown writes the size where an agent looks that is asked to take notice
+// of it.
+func (c *Cloud) tellGrown(id string) error {
+	var srv server
+	if there, err := readJSON(c.path(id, "server.json"), &srv); err != nil || !there {
+		return err
+	}
+	return c.tell(srv)
+}
+
+// tell writes what the server's agent is told of where it is.
+func (c *Cloud) tell(srv server) error {
+	options, err := c.options(srv)
+	if err != nil {
+		return err
+	}
+	return c.writeOwn(filepath.Join(c.path(srv.InstanceID, "root", configDir), optionsFile), options)
 }
 
 // DetachVolume does nothing: a server and its volume are one.
