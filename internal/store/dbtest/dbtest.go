@@ -59,6 +59,7 @@ type Server struct {
 	programs programs
 	dir      string
 	port     int
+	options  []string // more of the program's
 	process  *process
 	made     sync.Mutex
 	count    int

@@ -92,15 +92,37 @@ func (s *Server) install(ctx context.Context) error {
 
 func (s *Server) command() *exec.Cmd {
 	if s.Engine == MariaDB {
-		return exec.Command(s.programs.server, "--no-defaults", "--user="+userName(), "--datadir="+s.path("data"), "--socket="+s.Socket(),
-			"--bind-address=127.0.0.1", "--port="+strconv.Itoa(s.port), "--pid-file="+s.path("pid"), "--init-file="+s.path("init.sql"),
+		return exec.Command(s.programs.server, append([]string{"--no-defaults", "--user=" + userName(), "--datadir=" + s.path("data"), "--socket=" + s.Socket(),
+			"--bind-address=127.0.0.1", "--port=" + strconv.Itoa(s.port), "--pid-file=" + s.path("pid"), "--init-file=" + s.path("init.sql"),
 			"--skip-name-resolve", "--max-connections=500", "--performance-schema=OFF",
-			"--innodb-buffer-pool-size=128M", "--innodb-log-file-size=64M", "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync", "--skip-innodb-doublewrite")
+			"--innodb-buffer-pool-size=128M", "--innodb-log-file-size=64M", "--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync", "--skip-innodb-doublewrite"}, s.options...)...)
 	}
-	c := exec.Command(s.programs.server, "-D", s.path("data"), "-p", strconv.Itoa(s.port), "-k", s.Socket(), "-h", "127.0.0.1",
-		"-c", "fsync=off", "-c", "max_connections=300", "-c", "shared_buffers=64MB", "-c", "autovacuum_naptime=5s")
+	c := exec.Command(s.programs.server, append([]string{"-D", s.path("data"), "-p", strconv.Itoa(s.port), "-k", s.Socket(), "-h", "127.0.0.1",
+		"-c", "fsync=off", "-c", "max_connections=300", "-c", "shared_buffers=64MB", "-c", "autovacuum_naptime=5s"}, s.options...)...)
 	c.SysProcAttr = &syscall.SysProcAttr{Credential: unprivileged()}
 	return c
+}
+
+// RequireTLS starts the server again with a certificate and its key, in PEM:
+// nobody is let in over TCP without TLS from now on.
+func (s *Server) RequireTLS(ctx context.Context, cert, key []byte) error {
+	files := map[string][]byte{"cert.pem": cert, "key.pem": key}
+	s.options = []string{"--ssl-cert=" + s.path("cert.pem"), "--ssl-key=" + s.path("key.pem"), "--require-secure-transport=ON"}
+	if s.Engine == PostgreSQL {
+		files["data/pg_hba.conf"] = []byte("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+		s.options = []string{"-c", "ssl=on", "-c", "ssl_cert_file=" + s.path("cert.pem"), "-c", "ssl_key_file=" + s.path("key.pem")}
+	}
+	for name, content := range files {
+		err := os.WriteFile(s.path(name), content, 0o600)
+		if err == nil && s.Engine == PostgreSQL && os.Geteuid() == 0 {
+			err = os.Chown(s.path(name), nobody, nobody)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.Shutdown(ctx)
+	return s.Start(ctx)
 }
 
 func userName() string {
