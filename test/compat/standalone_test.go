@@ -118,6 +118,7 @@ run_dir = %s
 loopback_range = 127.%d.199.0/24
 rate_per_minute = 100000
 engine_user = nobody
+ready_data_directories = 1
 `, s.api, s.identity, s.path("home"), s.path("run"), 130+os.Getpid()%80)
 	if err := os.WriteFile(s.path("troved.conf"), []byte(config), 0o644); err != nil {
 		return err

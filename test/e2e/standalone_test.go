@@ -132,7 +132,7 @@ func (s *standalone) configure(extra ...string) {
 	lines := append([]string{"[DEFAULT]", fmt.Sprintf("bind_port = %d", s.api), "max_instances_per_tenant = 100", "max_volumes_per_tenant = 400",
 		"[gotrove]", fmt.Sprintf("identity_port = %d", s.id), "data_dir = " + s.home, "run_dir = " + s.run,
 		"loopback_range = " + s.addrs + "0/24", "rate_per_minute = -1", "guest_agent = " + filepath.Join(bin, "trove-guestagent"),
-		"engine_user = nobody"}, extra...)
+		"engine_user = nobody", "ready_data_directories = 1"}, extra...)
 	if err := os.WriteFile(s.config, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 		s.t.Fatal(err)
 	}

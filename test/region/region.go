@@ -172,7 +172,7 @@ func (r *Region) configure(extra string) {
 		"user_domain_id = default", "project_domain_id = default",
 		"[gotrove]", "cloud = local", "data_dir = " + filepath.Join(r.Dir, "data"), "run_dir = " + filepath.Join(r.Dir, "run"),
 		"loopback_range = " + r.Addresses + "0/24", "rate_per_minute = -1", "guest_agent = " + filepath.Join(r.bin, "trove-guestagent"),
-		"engine_user = nobody", "rabbit_management_url = " + r.Broker.ManagementURL(),
+		"engine_user = nobody", "ready_data_directories = 1", "rabbit_management_url = " + r.Broker.ManagementURL(),
 		"rabbit_management_user = " + rabbittest.AdminName, "rabbit_management_password = " + rabbittest.AdminPassword,
 		"guest_login_key = " + rand.Text() + rand.Text(), extra,
 	}

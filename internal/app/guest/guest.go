@@ -21,6 +21,7 @@ import (
 	"github.com/gotrove/gotrove/internal/guest"
 	"github.com/gotrove/gotrove/internal/guest/bootlog"
 	"github.com/gotrove/gotrove/internal/guest/engine"
+	"github.com/gotrove/gotrove/internal/guest/engine/template"
 	"github.com/gotrove/gotrove/internal/guest/runtime/process"
 	"github.com/gotrove/gotrove/internal/osloconf"
 	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
@@ -77,7 +78,7 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 	console := flags.String("console", "", consoleHelp)
 	show := flags.Bool("version", false, "print the version and leave")
 	flags.Usage = func() {
-		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines\n       trove-guestagent first-boot [--console DEVICE]\n       trove-guestagent volume [flags]\n       trove-guestagent template --manager NAME --template-dir DIR\n")
+		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines\n       trove-guestagent first-boot [--console DEVICE]\n       trove-guestagent volume [flags]\n       trove-guestagent template --manager NAME --template-dir DIR [--ready N]\n")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
@@ -122,7 +123,12 @@ func outliveHangups(ctx context.Context, log *slog.Logger) (stop func()) {
 	}
 }
 
-// makeTemplate builds an engine's template ahead of the first instance.
+// roomBesideReady is what ready copies leave free to everybody else, in bytes.
+const roomBesideReady = 4 << 30
+
+// makeTemplate builds an engine's template ahead of the first instance and says
+// where it is; or, where ready copies of it are wanted, makes those that are
+// missing and says where they are.
 func makeTemplate(ctx context.Context, args []string, out, errs io.Writer) error {
 	flags := flag.NewFlagSet("trove-guestagent template", flag.ContinueOnError)
 	flags.SetOutput(errs)
@@ -130,6 +136,7 @@ func makeTemplate(ctx context.Context, args []string, out, errs io.Writer) error
 	manager := flags.String("manager", "", "datastore manager: mariadb, postgresql")
 	flags.StringVar(&s.TemplateDir, "template-dir", "", "where templates are")
 	flags.StringVar(&s.Version, "engine-version", "", "version of the engine (default: the newest here)")
+	ready := flags.Int("ready", -1, "how many copies to have ready (default: those there are)")
 	if err := flags.Parse(args); err != nil || s.TemplateDir == "" || flags.NArg() > 0 {
 		return errors.Join(errUsage, err)
 	}
@@ -141,7 +148,14 @@ func makeTemplate(ctx context.Context, args []string, out, errs io.Writer) error
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(out, path)
+	if *ready < 0 {
+		_, err = fmt.Fprintln(out, path)
+		return err
+	}
+	if err := template.Stock(ctx, path, *ready, roomBesideReady); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, template.ReadyDir(path))
 	return err
 }
 

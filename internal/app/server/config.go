@@ -80,6 +80,7 @@ type Config struct {
 	IdentityPort  int      `conf:"gotrove.identity_port" default:"5000"`
 	LoopbackRange string   `conf:"gotrove.loopback_range" default:"127.20.0.0/16"`
 	EngineUser    string   `conf:"gotrove.engine_user" default:"gotrove"`
+	Ready         int      `conf:"gotrove.ready_data_directories" default:"10"`
 	GuestAgent    string   `conf:"gotrove.guest_agent" default:""`
 	Flavors       []string `conf:"gotrove.flavor,multi"`
 	Region        string   `conf:"gotrove.region_name" default:"RegionOne"`
@@ -154,6 +155,10 @@ func (c *Config) validate() error {
 	}
 	if _, err := netip.ParsePrefix(c.DefaultCIDR); err != nil {
 		return trove.Errorf(trove.KindBadRequest, "[DEFAULT] trove_security_group_rule_cidr: %q is not a range of addresses such as 10.0.0.0/8", c.DefaultCIDR)
+	}
+	const mostReady = 1000
+	if c.Ready < 0 || c.Ready > mostReady {
+		return trove.Errorf(trove.KindBadRequest, "[gotrove] ready_data_directories: %d is not a number from 0 to %d", c.Ready, mostReady)
 	}
 	for name, port := range map[string]int{"[DEFAULT] bind_port": c.BindPort, "[gotrove] identity_port": c.IdentityPort} {
 		if port < 0 || port > 65535 {

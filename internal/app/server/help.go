@@ -73,6 +73,7 @@ func help() map[string]string {
 		"gotrove.identity_port":                   "Its port; 0 is any free one.",
 		"gotrove.loopback_range":                  "Addresses for instances on this machine (--loopback-range).",
 		"gotrove.engine_user":                     "Whom agents and engines run as where the service is root; it has to exist.",
+		"gotrove.ready_data_directories":          "Data directories of each engine's newest version that the local cloud keeps ready for new instances; 0 is none. See standalone.md for the room they take.",
 		"gotrove.guest_agent":                     "The program trove-guestagent; beside the service's own if empty.",
 		"gotrove.flavor":                          "id:name:ram:vcpus:disk of the local cloud, MiB (at least 256) and GiB. One given replaces the built-in db.tiny, db.small, db.medium and db.large.",
 		"gotrove.region_name":                     "Region in answers, and in a standalone's catalog.",

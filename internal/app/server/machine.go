@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"os"
-	"os/exec"
 	"syscall"
 
 	"github.com/gotrove/gotrove/internal/cloud/local"
@@ -16,7 +15,7 @@ import (
 // machine is this machine as a cloud, and the templates of its engines.
 type machine struct {
 	cloud     *local.Cloud
-	templates []func(context.Context) *exec.Cmd
+	templates []templateCommand
 }
 
 // ownDirectory makes a directory that others may only pass through, as the
@@ -93,7 +92,7 @@ func (p *process) newMachine(ctx context.Context) (*machine, error) {
 	return &machine{c, templateCommands(engines, agent, p.c.path(templatesName), u)}, registerEngines(ctx, p.store, engines, p.log)
 }
 
-// startTemplates builds the templates that are missing, in the background.
+// startTemplates keeps the templates and copies of them, in the background.
 func (p *process) startTemplates(m *machine) {
-	p.group.Go(lifecycle.Task{Name: "templates", Run: func(ctx context.Context) error { return buildTemplates(ctx, m.templates, p.log) }, Finite: true})
+	p.group.Go(lifecycle.Task{Name: "templates", Run: func(ctx context.Context) error { return keepTemplates(ctx, m.templates, p.c.Ready, p.log) }, Finite: true})
 }

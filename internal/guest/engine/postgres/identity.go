@@ -39,7 +39,7 @@ func newIdentity() uint64 {
 }
 
 // setIdentity gives a data directory that was shut down cleanly another
-// identifier.
+// identifier, for good.
 func setIdentity(dir string, id uint64) error {
 	if err := setControlIdentity(filepath.Join(dir, "global", "pg_control"), id); err != nil {
 		return err
@@ -75,7 +75,7 @@ func setControlIdentity(path string, id uint64) error {
 		return err
 	}
 	_, err = f.WriteAt(b[:at+4], 0)
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 func checksumAt(control []byte) (int, error) {
@@ -104,6 +104,8 @@ func setSegmentIdentity(path string, id uint64) (err error) {
 		return nil // not begun
 	}
 	binary.NativeEndian.PutUint64(head[walIdentifierAt:], id)
-	_, err = f.WriteAt(head[walIdentifierAt:], walIdentifierAt)
-	return err
+	if _, err := f.WriteAt(head[walIdentifierAt:], walIdentifierAt); err != nil {
+		return err
+	}
+	return f.Sync()
 }

@@ -20,8 +20,9 @@ import (
 const workers = 8
 
 // copyTree copies what is below src into the directory dst, with modes. Symbolic
-// links are copied as such; a template has no other special files.
-func copyTree(ctx context.Context, src, dst string) error {
+// links are copied as such; a template has no other special files. Of the holes
+// in each file it takes the room, unless holed is there to be told of it instead.
+func copyTree(ctx context.Context, src, dst string, holed func(rel string, size int64)) error {
 	var files []string
 	err := filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -62,7 +63,14 @@ func copyTree(ctx context.Context, src, dst string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return c.file(path, dst+path[len(src):])
+		rel := path[len(src):]
+		if holed == nil {
+			return c.file(path, dst+rel, takeRoom)
+		}
+		return c.file(path, dst+rel, func(out int, size int64) error {
+			holed(rel, size)
+			return unix.Ftruncate(out, size)
+		})
 	})
 }
 
@@ -79,9 +87,9 @@ func newCopier() *copier {
 }
 
 // file copies src to dst, which is not there yet: by sharing its blocks where
-// the file system can. Of a hole nothing is written, but its room is taken: a
-// server must not find the disk full in a file that it believes to have.
-func (c *copier) file(src, dst string) (err error) {
+// the file system can. Of a hole nothing is written; the file that has one is
+// given to finish with its size.
+func (c *copier) file(src, dst string, finish func(out int, size int64) error) (err error) {
 	in, err := unix.Open(src, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: src, Err: err}
@@ -100,7 +108,7 @@ func (c *copier) file(src, dst string) (err error) {
 			err = &fs.PathError{Op: "close", Path: dst, Err: e}
 		}
 	}()
-	if err := c.content(in, out, st.Size); err != nil {
+	if err := c.content(in, out, st.Size, finish); err != nil {
 		return &fs.PathError{Op: "copy", Path: dst, Err: err}
 	}
 	if err := unix.Fchmod(out, st.Mode&0o777); err != nil {
@@ -109,7 +117,7 @@ func (c *copier) file(src, dst string) (err error) {
 	return nil
 }
 
-func (c *copier) content(in, out int, size int64) error {
+func (c *copier) content(in, out int, size int64, finish func(out int, size int64) error) error {
 	if size == 0 {
 		return nil
 	}
@@ -156,10 +164,17 @@ func (c *copier) content(in, out int, size int64) error {
 	if copied >= size {
 		return nil
 	}
+	return finish(out, size)
+}
+
+// takeRoom takes the room of a file's holes, where the file system can, and
+// gives it its size: a server must not find the disk full in a file that it
+// believes to have.
+func takeRoom(out int, size int64) error {
 	if err := unix.Fallocate(out, 0, 0, size); !errors.Is(err, unix.EOPNOTSUPP) {
 		return err
 	}
-	return unix.Ftruncate(out, size) // a hole at the end
+	return unix.Ftruncate(out, size) // there may be a hole at the end
 }
 
 // digBlock is the least run of zeros that is worth a hole.
@@ -212,15 +227,15 @@ func writeAll(fd int, b []byte, at int64) error {
 // file system: one commit of its journal instead of one wait for each of a
 // thousand files. Errors of writing since the file system was mounted are
 // reported (Linux 5.8).
-func syncTree(dir string) error { return opened("sync", unix.Syncfs)(dir) }
+func syncTree(dir string) error { return opened("sync", unix.O_RDONLY, unix.Syncfs)(dir) }
 
 // SyncDir makes the names in a directory durable.
-func SyncDir(path string) error { return opened("sync", unix.Fsync)(path) }
+func SyncDir(path string) error { return opened("sync", unix.O_RDONLY, unix.Fsync)(path) }
 
 // opened makes a function of descriptors one of paths.
-func opened(op string, f func(fd int) error) func(path string) error {
+func opened(op string, how int, f func(fd int) error) func(path string) error {
 	return func(path string) error {
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(path, how|unix.O_CLOEXEC, 0)
 		if err == nil {
 			defer unix.Close(fd)
 			err = f(fd)

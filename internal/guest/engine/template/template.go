@@ -26,6 +26,9 @@ import (
 // marker is the file that shows a directory to be made here and whole.
 const marker = ".gotrove"
 
+// whole is its first line; the others are of a ready copy: see Stock.
+const whole = "made by gotrove; do not remove\n"
+
 // Partial is where dst is made before it gets its name. Anything found there
 // is half-made and may be removed.
 func Partial(dst string) string {
@@ -56,7 +59,28 @@ func Made(dst string) (bool, error) {
 // Make makes the directory dst: fill writes it at the path it is given. When
 // Make returns nil, dst is whole and durable; when it fails, nothing is left.
 // A dst already made is left alone. Only one Make of a dst may run at a time.
-func Make(ctx context.Context, dst string, fill func(dir string) error) (err error) {
+func Make(ctx context.Context, dst string, fill func(dir string) error) error {
+	return makeWhole(ctx, dst, func(part string) error {
+		if err := fill(part); err != nil {
+			return err
+		}
+		return finish(ctx, part, []byte(whole))
+	})
+}
+
+// finish marks what was written at part as whole and makes it durable.
+func finish(ctx context.Context, part string, mark []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(part, marker), mark, 0o600); err != nil {
+		return err
+	}
+	return syncTree(part)
+}
+
+// makeWhole is Make with a fill that leaves its directory marked and durable.
+func makeWhole(ctx context.Context, dst string, fill func(dir string) error) (err error) {
 	if made, err := Made(dst); made || err != nil {
 		return err
 	}
@@ -75,15 +99,6 @@ func Make(ctx context.Context, dst string, fill func(dir string) error) (err err
 	if err := fill(part); err != nil {
 		return Explain(err, dst)
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(part, marker), []byte("made by gotrove; do not remove\n"), 0o600); err != nil {
-		return Explain(err, dst)
-	}
-	if err := syncTree(part); err != nil {
-		return Explain(err, dst)
-	}
 	// The system's rename replaces an empty directory and refuses any other;
 	// os.Rename refuses both.
 	if err := unix.Rename(part, dst); err != nil {
@@ -92,20 +107,29 @@ func Make(ctx context.Context, dst string, fill func(dir string) error) (err err
 	return Explain(SyncDir(filepath.Dir(dst)), dst)
 }
 
-// Copy makes dst a copy of the template. prepare, unless nil, changes the copy
-// before it gets its name: what must differ from instance to instance.
+// Copy makes dst a copy of the template, by taking one that is ready if there
+// is one. prepare, unless nil, changes the copy before it gets its name: what
+// must differ from instance to instance. It makes its changes durable.
 func Copy(ctx context.Context, template, dst string, prepare func(dir string) error) error {
 	if made, err := Made(template); err != nil || !made {
 		return errors.Join(err, trove.Errorf(trove.KindInternal, "template %s is not whole", template))
 	}
-	return Make(ctx, dst, func(dir string) error {
-		if err := copyTree(ctx, template, dir); err != nil {
+	if prepare == nil {
+		prepare = func(string) error { return nil }
+	}
+	return makeWhole(ctx, dst, func(part string) error {
+		if taken, err := take(template, part); err != nil {
+			return err
+		} else if taken {
+			return prepare(part)
+		}
+		if err := copyTree(ctx, template, part, nil); err != nil {
 			return err
 		}
-		if prepare == nil {
-			return nil
+		if err := prepare(part); err != nil {
+			return err
 		}
-		return prepare(dir)
+		return finish(ctx, part, []byte(whole))
 	})
 }
 
