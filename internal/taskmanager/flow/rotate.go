@@ -62,7 +62,7 @@ func (f *Flows) rotate() work.Registered {
 				if err != nil {
 					return work.Fail(err)
 				}
-				return f.replaceCredentials(ctx, r.ID(), r.Subject(), &r.State.Rotation)
+				return f.replaceCredentials(ctx, r.ID(), r.Subject(), r.Now(), &r.State.Rotation)
 			}},
 		},
 		Expired: func(_ context.Context, r *rotateRun, _ string, last error) error {
@@ -93,8 +93,8 @@ func (f *Flows) rotateBegin(ctx context.Context, r *rotateRun) work.Outcome {
 
 // replaceCredentials has an agent's login and key replaced, and goes on when
 // the agent has used them and the old login is removed: nothing may follow that
-// that one must not read.
-func (f *Flows) replaceCredentials(ctx context.Context, workID, id string, r *Rotation) work.Outcome {
+// that one must not read. now is the database's clock: ours may jump.
+func (f *Flows) replaceCredentials(ctx context.Context, workID, id string, now time.Time, r *Rotation) work.Outcome {
 	c, err := f.store.GuestCredentials(ctx, id)
 	if err != nil {
 		return work.Fail(err)
@@ -114,7 +114,7 @@ func (f *Flows) replaceCredentials(ctx context.Context, workID, id string, r *Ro
 	// At once after a restart of the control plane, whose broker may have
 	// forgotten the message; then with growing pauses.
 	pause := f.opts.Recast << min(max(r.Casts-1, 0), 5)
-	if r.LastBy == f.process && f.opts.Clock().Sub(r.LastCast) < pause {
+	if r.LastBy == f.process && now.Sub(r.LastCast) < pause {
 		return work.Nap(f.opts.PollInterval)
 	}
 	login, password, err := f.bus.EnsureLogin(ctx, id, c.Pending)
@@ -132,7 +132,7 @@ func (f *Flows) replaceCredentials(ctx context.Context, workID, id string, r *Ro
 		return work.Fail(err)
 	}
 	r.Casts++
-	r.LastCast, r.LastBy = f.opts.Clock().UTC(), f.process
+	r.LastCast, r.LastBy = now, f.process
 	return work.Nap(f.opts.PollInterval)
 }
 
@@ -161,5 +161,5 @@ func (f *Flows) createCredentials(ctx context.Context, r *createRun) work.Outcom
 			return *out
 		}
 	}
-	return f.replaceCredentials(ctx, r.ID(), inst.ID, &r.State.Rotation)
+	return f.replaceCredentials(ctx, r.ID(), inst.ID, r.Now(), &r.State.Rotation)
 }
