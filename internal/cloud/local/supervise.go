@@ -104,6 +104,9 @@ func (c *Cloud) watch(ctx context.Context, id string) {
 		if !c.exists(id) {
 			return
 		}
+		if err == nil && time.Since(began) > firstDelay && c.moved(id) {
+			continue // whoever moves it starts it again
+		}
 		if err == nil {
 			err = errors.New("the guest agent ended")
 		}
@@ -130,6 +133,14 @@ func (c *Cloud) watch(ctx context.Context, id string) {
 			return
 		}
 	}
+}
+
+// moved reports whether the server is on its way to another flavor: its agent
+// was told to end.
+func (c *Cloud) moved(id string) bool {
+	var srv server
+	_, err := readJSON(c.path(id, "server.json"), &srv)
+	return err == nil && (srv.Resize == resizing || srv.Resize == reverting)
 }
 
 // shorten keeps an instance's console short.
