@@ -91,12 +91,16 @@ func (f *Flows) create() work.Registered {
 // owner tags what a creation makes. Undo needs no more than the id; the project
 // is known from the row.
 func owner(r *createRun) cloud.Owner {
-	return cloud.Owner{InstanceID: r.Subject(), Name: r.State.Request.Name, Manager: r.State.Request.DatastoreManager}
+	o := cloud.Owner{InstanceID: r.Subject(), Name: r.State.Request.Name, Manager: r.State.Request.DatastoreManager, ServerID: r.State.Server}
+	if z := r.State.Request.AvailabilityZone; z != nil {
+		o.Zone = *z
+	}
+	return o
 }
 
 func (f *Flows) createOwner(inst *trove.Instance, r *createRun) cloud.Owner {
 	o := owner(r)
-	o.ProjectID = inst.TenantID
+	o.ProjectID, o.VolumeID = inst.TenantID, inst.VolumeID
 	return o
 }
 
@@ -217,12 +221,10 @@ func (f *Flows) createServer(ctx context.Context, r *createRun) work.Outcome {
 		return work.Fail(err)
 	}
 	q := r.State.Request
-	spec := cloud.ServerSpec{Owner: f.createOwner(inst, r), ImageID: q.ImageID, Ports: r.State.Ports, Volume: v, Files: files,
+	spec := cloud.ServerSpec{Owner: f.createOwner(inst, r), ImageID: q.ImageID, ImageTags: inst.Version.ImageTags, Ports: r.State.Ports, Volume: v, Files: files,
 		Flavor: trove.Flavor{ID: q.Flavor.ID, Name: q.Flavor.Name, RAM: q.Flavor.RAM, VCPUs: q.Flavor.VCPUs, Disk: q.Flavor.Disk}}
 	spec.UserID = rpc.ContextFrom(ctx).User
-	if q.AvailabilityZone != nil {
-		spec.AvailabilityZone = *q.AvailabilityZone
-	}
+	spec.AvailabilityZone = spec.Zone
 	server, err := f.cloud.EnsureServer(ctx, spec)
 	if err != nil {
 		return work.Fail(err)

@@ -64,7 +64,7 @@ func (f *Flows) deleteStop(ctx context.Context, r *deleteRun) work.Outcome {
 	if err != nil {
 		return work.Retry(err)
 	}
-	r.State.Owner = cloud.Owner{InstanceID: inst.ID, ProjectID: inst.TenantID, Name: inst.Name, Manager: inst.Version.Manager}
+	r.State.Owner = ownerOf(inst)
 	if inst.Task != trove.TaskDeleting { // asked for by someone who did not say so in the row
 		if err := f.store.SetTask(ctx, inst.ID, trove.TaskDeleting); err != nil {
 			return work.Retry(err)

@@ -255,7 +255,8 @@ func once(what, workID string) string {
 
 // ownerOf tags what is an instance's.
 func ownerOf(inst *trove.Instance) cloud.Owner {
-	return cloud.Owner{InstanceID: inst.ID, ProjectID: inst.TenantID, Name: inst.Name, Manager: inst.Version.Manager}
+	return cloud.Owner{InstanceID: inst.ID, ProjectID: inst.TenantID, Name: inst.Name, Manager: inst.Version.Manager,
+		ServerID: inst.ComputeID, VolumeID: inst.VolumeID}
 }
 
 // startAgain has the engine run as it did before a flow that failed. Where the
