@@ -92,7 +92,7 @@ func TestPrepare(t *testing.T) {
 				}
 			}
 		})
-		if diff := cmp.Diff([]string{"accepted", "check", "initialise", "configure", "start", "ready", "accounts", "databases", "users", "root"}, stages); diff != "" {
+		if diff := cmp.Diff([]string{"accepted", "check", "initialise", "image", "configure", "start", "ready", "accounts", "databases", "users", "root"}, stages); diff != "" {
 			t.Error(diff)
 		}
 		b, err := os.ReadFile(file)

@@ -245,7 +245,10 @@ func (e fakeEngine) RootEnabled(context.Context) (on bool, err error) {
 
 type fakeRuntime struct{ *world }
 
-func (r fakeRuntime) Fetch(context.Context, func(runtime.Progress)) error { return nil }
+func (r fakeRuntime) Fetch(_ context.Context, report func(runtime.Progress)) error {
+	report(runtime.Progress{Message: "Pulling an image.", Done: 1, Total: 2, Unit: "bytes"})
+	return nil
+}
 
 func (r fakeRuntime) Start(ctx context.Context, _ runtime.Spec) (h runtime.Handle, err error) {
 	err = r.do(ctx, "Start", func() error {

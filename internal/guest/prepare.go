@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/gotrove/gotrove/internal/guest/runtime"
 	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpcapi"
 	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
@@ -134,7 +135,12 @@ func (a *Agent) prepareStages(ctx context.Context, p guestapi.Prepare) (stage st
 	}{
 		{"check", "Checking what was asked for.", false, func() error { return supported(p) }},
 		{"volume", "Bringing the volume into use.", a.cfg.Volume == nil, func() error { return a.cfg.Volume.Ensure(ctx) }},
-		{"initialise", "Making the data directory.", false, func() error { return eng.Initialise(ctx) }},
+		{"initialise", "Making the data directory.", false, func() error {
+			if err := a.cfg.Runtime.Fetch(ctx, a.tellFetch(ctx)); err != nil {
+				return err
+			}
+			return eng.Initialise(ctx)
+		}},
 		{"configure", "Writing the configuration.", false, func() error { return eng.Configure(ctx, p.Overrides) }},
 		{"start", "Starting the database server.", false, func() error {
 			_, err := a.startEngine(ctx)
@@ -182,6 +188,14 @@ func (a *Agent) prepareStages(ctx context.Context, p guestapi.Prepare) (stage st
 		}
 	}
 	return "", nil
+}
+
+// tellFetch has people see how far a fetch is. It is a stage only if it takes
+// long enough to be told of.
+func (a *Agent) tellFetch(ctx context.Context) func(runtime.Progress) {
+	return func(p runtime.Progress) {
+		a.pulse.set(ctx, trove.ServiceBuilding, &conductor.Stage{Name: "image", Message: p.Message, Done: p.Done, Total: p.Total, Unit: p.Unit})
+	}
 }
 
 func each[T any](items []T, do func(T) error) error {

@@ -28,7 +28,8 @@ type config struct {
 	StateWait       time.Duration `conf:"DEFAULT.state_change_wait_time" default:"180" help:"How long the engine may take to start."`
 
 	Machine      machineOptions
-	Runtime      string `conf:"gotrove.runtime" default:"process" help:"How the engine is run; only process."`
+	Docker       dockerOptions
+	Runtime      string `conf:"gotrove.runtime" default:"process" help:"How the engine is run: process, as a program of this machine, or docker, as a container."`
 	DataDir      string `conf:"gotrove.data_dir" help:"The volume."`
 	StateDir     string `conf:"gotrove.state_dir" help:"What the agent remembers."`
 	RunDir       string `conf:"gotrove.run_dir" help:"Sockets and pid files."`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"io"
 	"maps"
 	"path/filepath"
@@ -29,6 +30,8 @@ type installation struct {
 	Manager string `json:"manager"`
 	Version string `json:"version"`
 	BinDir  string `json:"bin_dir"`
+	// TemplateArgs are what `trove-guestagent template` needs to use it.
+	TemplateArgs []string `json:"template_args,omitempty"`
 }
 
 var kinds = map[string]kind{
@@ -62,20 +65,40 @@ func installedMariaDB(ctx context.Context) ([]installation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []installation{{mariadb.Manager, version, filepath.Dir(p.Server)}}, nil
+	return []installation{{Manager: mariadb.Manager, Version: version, BinDir: filepath.Dir(p.Server)}}, nil
 }
 
 func installedPostgreSQL(ctx context.Context) ([]installation, error) {
 	found, err := postgres.Installed(ctx)
 	var out []installation
 	for _, i := range found {
-		out = append(out, installation{postgres.Manager, i.Version, i.BinDir})
+		out = append(out, installation{Manager: postgres.Manager, Version: i.Version, BinDir: i.BinDir})
 	}
 	return out, err
 }
 
-// listEngines writes the engines of this machine as JSON.
-func listEngines(ctx context.Context, out io.Writer) error {
+// listEngines writes the engines of this machine, or of its Docker, as JSON.
+func listEngines(ctx context.Context, args []string, out, errs io.Writer) error {
+	flags := flag.NewFlagSet("trove-guestagent engines", flag.ContinueOnError)
+	flags.SetOutput(errs)
+	socket := flags.String("docker-socket", "", "list the images of the Docker that listens at this `path`")
+	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
+		return errors.Join(errUsage, err)
+	}
+	all, err := installed(ctx, *socket)
+	if err != nil {
+		return err
+	}
+	if all == nil {
+		all = []installation{} // a list in JSON
+	}
+	return json.NewEncoder(out).Encode(all)
+}
+
+func installed(ctx context.Context, socket string) ([]installation, error) {
+	if socket != "" {
+		return imagesHere(ctx, socket)
+	}
 	managers := slices.Sorted(maps.Keys(kinds))
 	found, errs := make([][]installation, len(managers)), make([]error, len(managers))
 	// Side by side: each asks programs for their versions, and a task manager
@@ -85,12 +108,5 @@ func listEngines(ctx context.Context, out io.Writer) error {
 		wg.Go(func() { found[i], errs[i] = kinds[manager].installed(ctx) })
 	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	all := slices.Concat(found...)
-	if all == nil {
-		all = []installation{} // a list in JSON
-	}
-	return json.NewEncoder(out).Encode(all)
+	return slices.Concat(found...), errors.Join(errs...)
 }

@@ -22,7 +22,6 @@ import (
 	"github.com/gotrove/gotrove/internal/guest/bootlog"
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/template"
-	"github.com/gotrove/gotrove/internal/guest/runtime/process"
 	"github.com/gotrove/gotrove/internal/osloconf"
 	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/telemetry"
@@ -62,7 +61,9 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 	if len(args) > 0 {
 		switch args[0] {
 		case "engines":
-			return listEngines(ctx, out)
+			return listEngines(ctx, args[1:], out, errs)
+		case "remove":
+			return removeContainers(ctx, args[1:], errs)
 		case "template":
 			return makeTemplate(ctx, args[1:], out, errs)
 		case "first-boot":
@@ -78,7 +79,7 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 	console := flags.String("console", "", consoleHelp)
 	show := flags.Bool("version", false, "print the version and leave")
 	flags.Usage = func() {
-		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines\n       trove-guestagent first-boot [--console DEVICE]\n       trove-guestagent volume [flags]\n       trove-guestagent template --manager NAME --template-dir DIR [--ready N]\n")
+		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines [--docker-socket PATH]\n       trove-guestagent remove [--docker-socket PATH] INSTANCE…\n       trove-guestagent first-boot [--console DEVICE]\n       trove-guestagent volume [flags]\n       trove-guestagent template --manager NAME --template-dir DIR [--ready N]\n")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
@@ -136,12 +137,16 @@ func makeTemplate(ctx context.Context, args []string, out, errs io.Writer) error
 	manager := flags.String("manager", "", "datastore manager: mariadb, postgresql")
 	flags.StringVar(&s.TemplateDir, "template-dir", "", "where templates are")
 	flags.StringVar(&s.Version, "engine-version", "", "version of the engine (default: the newest here)")
+	tools := toolFlags(flags)
 	ready := flags.Int("ready", -1, "how many copies to have ready (default: those there are)")
 	if err := flags.Parse(args); err != nil || s.TemplateDir == "" || flags.NArg() > 0 {
 		return errors.Join(errUsage, err)
 	}
 	k, err := kindOf(*manager)
 	if err != nil {
+		return err
+	}
+	if s.Tools, err = tools(); err != nil {
 		return err
 	}
 	path, err := k.template(ctx, s)
@@ -179,10 +184,7 @@ func serve(ctx context.Context, c *config, version string, warnings []osloconf.W
 	if err != nil {
 		return err
 	}
-	if c.Runtime != process.Name {
-		return trove.Errorf(trove.KindBadRequest, "option [gotrove] runtime: this agent does not know %q; it knows %s", c.Runtime, process.Name)
-	}
-	runner, err := process.New(process.Options{})
+	runner, settings, err := c.openRuntime(log)
 	if err != nil {
 		return err
 	}
@@ -200,7 +202,7 @@ func serve(ctx context.Context, c *config, version string, warnings []osloconf.W
 	}
 	agent, err := guest.New(guest.Config{
 		InstanceID: c.GuestID, StateFile: filepath.Join(c.StateDir, "state.json"), Version: version,
-		Engine: k.open(c.settings()), Runtime: runner, Conductor: heard{bus, boot}, Log: log, Credentials: creds,
+		Engine: k.open(settings), Runtime: runner, Conductor: heard{bus, boot}, Log: log, Credentials: creds,
 		Volume: attached, Boot: boot,
 		VolumeDir: c.DataDir, VolumeSize: c.VolumeSize << 30, Quota: c.quota, LogDir: c.LogDir, StopEngineOnExit: c.StopOnExit,
 		Timing: guest.Timing{Health: time.Duration(c.HealthPeriod) * time.Second, StartLimit: c.StateWait},

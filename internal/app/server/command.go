@@ -134,6 +134,7 @@ type overrides struct {
 	dataDir, runDir             string
 	apiAddress, identityAddress string
 	loopbackRange               string
+	runtime, dockerSocket       string
 	debug, detach               bool
 }
 
@@ -141,6 +142,7 @@ func (o *overrides) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&o.files, "config-file", nil, "configuration file, in oslo.config's format (repeatable)")
 	f.StringVar(&o.dataDir, "data-dir", "", "where everything is kept (default: GOTROVE_HOME, else /var/lib/gotrove as root, else $XDG_DATA_HOME/gotrove)")
+	f.StringVar(&o.dockerSocket, "docker-socket", "", "where Docker listens (default /run/docker.sock)")
 }
 
 // load reads the configuration and lets the flags win.
@@ -148,6 +150,7 @@ func (o *overrides) load() (*Config, []osloconf.Warning, error) {
 	environ := os.Environ()
 	for option, v := range map[string]string{
 		"OS_GOTROVE__DATA_DIR": o.dataDir, "OS_GOTROVE__RUN_DIR": o.runDir, "OS_GOTROVE__LOOPBACK_RANGE": o.loopbackRange,
+		"OS_GOTROVE__RUNTIME": o.runtime, "OS_GOTROVE__DOCKER_SOCKET": o.dockerSocket,
 	} {
 		if v != "" {
 			environ = append(environ, option+"="+v)
@@ -196,6 +199,7 @@ func standaloneCommand(version string) *cobra.Command {
 	f.StringVar(&o.runDir, "run-dir", "", "where sockets are (default: below /run or $XDG_RUNTIME_DIR)")
 	f.StringVar(&o.apiAddress, "listen", "", "address of the database API (default 127.0.0.1:8779)")
 	f.StringVar(&o.identityAddress, "identity-listen", "", "address of the identity API (default 127.0.0.1:5000)")
+	f.StringVar(&o.runtime, "runtime", "", "how engines run: process, as installed here, or docker, as containers (default process)")
 	f.StringVar(&o.loopbackRange, "loopback-range", "", "addresses for instances (default 127.20.0.0/16)")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	f.BoolVar(&o.detach, "detach", false, "start in the background and return when it serves")

@@ -73,13 +73,14 @@ type Config struct {
 	PageSize         int    `conf:"DEFAULT.instances_page_size" default:"20"`
 
 	// Cloud is where instances run.
-	Cloud         string   `conf:"gotrove.cloud"`
-	DataDir       string   `conf:"gotrove.data_dir" default:""`
-	RunDir        string   `conf:"gotrove.run_dir" default:""`
-	IdentityHost  string   `conf:"gotrove.identity_host" default:"127.0.0.1"`
-	IdentityPort  int      `conf:"gotrove.identity_port" default:"5000"`
-	LoopbackRange string   `conf:"gotrove.loopback_range" default:"127.20.0.0/16"`
-	EngineUser    string   `conf:"gotrove.engine_user" default:"gotrove"`
+	Cloud         string `conf:"gotrove.cloud"`
+	DataDir       string `conf:"gotrove.data_dir" default:""`
+	RunDir        string `conf:"gotrove.run_dir" default:""`
+	IdentityHost  string `conf:"gotrove.identity_host" default:"127.0.0.1"`
+	IdentityPort  int    `conf:"gotrove.identity_port" default:"5000"`
+	LoopbackRange string `conf:"gotrove.loopback_range" default:"127.20.0.0/16"`
+	EngineUser    string `conf:"gotrove.engine_user" default:"gotrove"`
+	Engines       engineOptions
 	Ready         int      `conf:"gotrove.ready_data_directories" default:"10"`
 	GuestAgent    string   `conf:"gotrove.guest_agent" default:""`
 	Flavors       []string `conf:"gotrove.flavor,multi"`
@@ -149,6 +150,9 @@ func LoadConfig(src osloconf.Sources, standalone bool) (*Config, []osloconf.Warn
 func (c *Config) validate() error {
 	if c.Cloud != cloudLocal && c.Cloud != cloudOpenStack {
 		return trove.Errorf(trove.KindBadRequest, "[gotrove] cloud: %q is neither %s nor %s", c.Cloud, cloudLocal, cloudOpenStack)
+	}
+	if err := c.Engines.check(); err != nil {
+		return err
 	}
 	if _, err := netip.ParsePrefix(c.LoopbackRange); err != nil {
 		return trove.Errorf(trove.KindBadRequest, "[gotrove] loopback_range: %q is not a range of addresses such as 127.20.0.0/16", c.LoopbackRange)

@@ -264,6 +264,9 @@ func removeData(ctx context.Context, c *Config, out io.Writer) error {
 			return err
 		}
 	}
+	if err := c.removeContainers(ctx, ids); err != nil {
+		return err
+	}
 	if err := local.RemoveGroups(ctx, slog.New(slog.DiscardHandler), ids...); err != nil {
 		return err
 	}

@@ -219,7 +219,7 @@ func (d *doctor) checkCloud(ctx context.Context, r *report) {
 		r.fail("install trove-guestagent, or name it in [gotrove] guest_agent", "there is no program %s", d.c.GuestAgent)
 		return
 	}
-	engines, err := discover(ctx, d.c.GuestAgent, u)
+	engines, err := discover(ctx, d.c.GuestAgent, u, &d.c.Engines)
 	switch {
 	case err != nil:
 		r.broken(err, "")

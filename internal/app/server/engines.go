@@ -103,13 +103,15 @@ type found struct {
 	Manager string `json:"manager"`
 	Version string `json:"version"`
 	BinDir  string `json:"bin_dir"`
+	// TemplateArgs are what trove-guestagent template needs to use it.
+	TemplateArgs []string `json:"template_args"`
 }
 
 // discover asks the guest agent which engines this machine has.
-func discover(ctx context.Context, agent string, u *local.User) ([]found, error) {
+func discover(ctx context.Context, agent string, u *local.User, o *engineOptions) ([]found, error) {
 	ctx, cancel := context.WithTimeout(ctx, discoverWait)
 	defer cancel()
-	cmd := agentCommand(ctx, u, agent, "engines")
+	cmd := agentCommand(ctx, u, agent, o.discoverArgs()...)
 	var errs strings.Builder
 	cmd.Stderr = &limited{&errs, 4096}
 	out, err := cmd.Output()
@@ -127,7 +129,7 @@ func discover(ctx context.Context, agent string, u *local.User) ([]found, error)
 func agentCommand(ctx context.Context, u *local.User, agent string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, agent, args...)
 	if u != nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID)}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: u.Credential()}
 	}
 	return cmd
 }

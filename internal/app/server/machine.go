@@ -53,12 +53,12 @@ func (p *process) newLocal(agent string) (*local.Cloud, error) {
 	if err != nil {
 		return nil, err
 	}
-	u, err := engineUser(p.c.EngineUser)
+	u, err := p.c.agentsUser()
 	if err != nil {
 		return nil, err
 	}
 	return local.New(local.Options{DataDir: p.c.DataDir, RunDir: p.c.RunDir, Agent: agent, TemplateDir: p.c.path(templatesName),
-		Flavors: flavors, Range: addresses, User: u, Log: p.log})
+		Flavors: flavors, Range: addresses, User: u, DockerSocket: p.c.Engines.socket(), Log: p.log})
 }
 
 // newMachine readies this machine as a cloud: it finds the engines and makes
@@ -77,17 +77,17 @@ func (p *process) newMachine(ctx context.Context) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	u, err := engineUser(p.c.EngineUser)
+	u, err := p.c.agentsUser()
 	if err != nil {
 		return nil, err
 	}
-	engines, err := discover(ctx, agent, u)
+	engines, err := discover(ctx, agent, u, &p.c.Engines)
 	if err != nil {
 		return nil, err
 	}
 	if len(engines) == 0 {
 		p.log.WarnContext(ctx, "no database engine is installed: nothing can be created",
-			"install", "apt-get install mariadb-server-core postgresql")
+			"install", p.c.Engines.install())
 	}
 	return &machine{c, templateCommands(engines, agent, p.c.path(templatesName), u)}, registerEngines(ctx, p.store, engines, p.log)
 }

@@ -47,6 +47,7 @@ func templateCommands(engines []found, agent, dir string, u *local.User) []templ
 		delete(newest, e.Manager)
 		out = append(out, func(ctx context.Context, ready int) *exec.Cmd {
 			args := []string{"template", "--manager", e.Manager, "--engine-version", e.Version, "--template-dir", dir}
+			args = append(args, e.TemplateArgs...)
 			if ready >= 0 {
 				args = append(args, "--ready", strconv.Itoa(ready))
 			}

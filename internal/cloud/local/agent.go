@@ -92,7 +92,7 @@ func (c *Cloud) startAgent(ctx context.Context, srv server) (proc.Handle, error)
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true}, // outlives us, whatever signal our terminal sends
 	}
 	if u := c.o.User; u != nil {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID)}
+		cmd.SysProcAttr.Credential = u.Credential()
 	}
 	unlimited, err := c.groups.start(cmd, id, srv.Flavor.RAM)
 	if err != nil {

@@ -57,6 +57,16 @@ const cgroupParent = "gotrove"
 type User struct {
 	Name     string
 	UID, GID int
+	Groups   []int // beside GID
+}
+
+// Credential is the user to a process that is started.
+func (u *User) Credential() *syscall.Credential {
+	c := &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID)}
+	for _, g := range u.Groups {
+		c.Groups = append(c.Groups, uint32(g))
+	}
+	return c
 }
 
 // Options of a local cloud. DataDir, RunDir, Agent, Flavors and Range are needed.
@@ -70,6 +80,9 @@ type Options struct {
 	Range       netip.Prefix   // of loopback addresses
 	Ports       map[string]int // an engine's standard port by manager
 	User        *User          // nil: our own user
+	// DockerSocket has agents run their engines as containers of the Docker that
+	// listens there; empty: as processes.
+	DockerSocket string
 	// CgroupParent is the name of the control group that holds the instances'.
 	CgroupParent string        // gotrove
 	StopGrace    time.Duration // for agent and engine to stop cleanly; 60 s

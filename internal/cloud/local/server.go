@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -112,7 +113,6 @@ func (c *Cloud) options(srv server) ([]byte, error) {
 		return nil, err
 	}
 	opts := []osloconf.Option{
-		{Name: "runtime", Value: "process"},
 		{Name: "data_dir", Value: c.path(id, "volume")}, // holds data and conf.d
 		{Name: "state_dir", Value: c.path(id, "agent")},
 		{Name: "run_dir", Value: c.runDir(id)},
@@ -122,6 +122,13 @@ func (c *Cloud) options(srv server) ([]byte, error) {
 		{Name: "volume_size", Value: strconv.Itoa(v.Size)}, // GiB
 		{Name: "memory_mb", Value: strconv.Itoa(srv.Flavor.RAM)},
 		{Name: "stop_engine_on_exit", Value: "true"},
+	}
+	if c.o.DockerSocket != "" {
+		// Restarted by Docker, an engine would outlive us.
+		opts = append(opts, osloconf.Option{Name: "runtime", Value: "docker"},
+			osloconf.Option{Name: "docker_socket", Value: c.o.DockerSocket}, osloconf.Option{Name: "docker_restart", Value: "false"})
+	} else {
+		opts = append(opts, osloconf.Option{Name: "runtime", Value: "process"})
 	}
 	if p := c.o.Ports[srv.Manager]; p != 0 {
 		opts = append(opts, osloconf.Option{Name: "port", Value: strconv.Itoa(p)})
@@ -320,6 +327,9 @@ func (c *Cloud) DeleteServer(ctx context.Context, o cloud.Owner) (bool, error) {
 	if err := c.killAll(kill, id); err != nil {
 		return false, err
 	}
+	if err := c.removeContainers(kill, id); err != nil {
+		return false, err
+	}
 	if err := c.groups.remove(kill, id); err != nil {
 		return false, err
 	}
@@ -327,6 +337,19 @@ func (c *Cloud) DeleteServer(ctx context.Context, o cloud.Owner) (bool, error) {
 		return false, durable.Explain(err)
 	}
 	return true, c.remove(id, c.path(id, "handle.json"), c.path(id, "health.json"), c.path(id, "root"), c.path(id, "agent"), c.path(id, "log"), c.path(id, "console.log"), c.path(id, "console.log.1"))
+}
+
+// removeContainers has the agent's program remove what the agent left in
+// Docker: it is the one of us that knows how.
+func (c *Cloud) removeContainers(ctx context.Context, id string) error {
+	if c.o.DockerSocket == "" {
+		return nil
+	}
+	out, err := exec.CommandContext(ctx, c.o.Agent, "remove", "--docker-socket", c.o.DockerSocket, id).CombinedOutput()
+	if err != nil {
+		return trove.Errorf(trove.KindInternal, "the containers of instance %s cannot be removed: %w: %s", id, err, strings.TrimSpace(string(out)))
+	}
+	return nil
 }
 
 // killAll kills every process of the instance and returns when they are gone.
