@@ -26,7 +26,7 @@ func (h Harness) await(t *testing.T, ctx context.Context, o cloud.Owner, what st
 			t.Fatalf("%s: the server failed: %s", what, s.Fault)
 		}
 		if err := h.pause(ctx, false); err != nil {
-			t.Fatalf("%s: not within %s; it is %+v", what, limit, s)
+			t.Fatalf("%s: not within %s; it is %+v", what, h.Limit, s)
 		}
 	}
 }
@@ -40,7 +40,7 @@ func (h Harness) until(t *testing.T, ctx context.Context, what string, ask func(
 			t.Fatalf("%s: %v", what, err)
 		}
 		if err := h.pause(ctx, done); err != nil {
-			t.Fatalf("%s: not within %s", what, limit)
+			t.Fatalf("%s: not within %s", what, h.Limit)
 		}
 	}
 }

@@ -33,6 +33,9 @@ type Harness struct {
 	NICs    []trove.NIC
 	// Pause between two questions for what takes time; 50 ms.
 	Pause time.Duration
+	// Limit of each test; 2 min. Few is how many instances are made at once; 6.
+	Limit time.Duration
+	Few   int
 	// Unguarded: there are no security groups and nothing is more public than
 	// the rest, as on one machine.
 	Unguarded bool
@@ -62,9 +65,13 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"Inspect", inspect},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			h := open(t)
+			if h.Limit == 0 {
+				h.Limit = limit
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), h.Limit)
 			defer cancel()
-			test.run(t, ctx, open(t))
+			test.run(t, ctx, h)
 		})
 	}
 }
@@ -281,7 +288,11 @@ func parallel(t *testing.T, ctx context.Context, h Harness) {
 	var mu sync.Mutex
 	addresses := map[string]string{}
 	var owners []cloud.Owner
-	for range 6 {
+	many := h.Few
+	if many == 0 {
+		many = 6
+	}
+	for range many {
 		o := h.owner()
 		owners = append(owners, o)
 		for range 2 { // a flow that was taken over by another worker a moment too early
