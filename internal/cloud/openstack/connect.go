@@ -99,20 +99,49 @@ func (o *Options) auth() gophercloud.AuthOptions {
 	return a
 }
 
-func (c *Cloud) login(ctx context.Context) (*session, error) {
+// authenticate logs in at Keystone, with the token's roles and catalog.
+func (c *Cloud) authenticate(ctx context.Context) (*gophercloud.ProviderClient, tokens.CreateResult, error) {
 	provider, err := gopherstack.NewClient(c.o.AuthURL)
 	if err != nil {
-		return nil, trove.Errorf(trove.KindBadRequest, "[service_credentials] auth_url: %w", err)
+		return nil, tokens.CreateResult{}, trove.Errorf(trove.KindBadRequest, "[service_credentials] auth_url: %w", err)
 	}
 	provider.HTTPClient = *c.http
 	provider.UserAgent.Prepend("gotrove")
 	auth := c.o.auth()
 	if err := gopherstack.AuthenticateV3(ctx, provider, &auth, gophercloud.EndpointOpts{}); err != nil {
-		return nil, loginFailed(ctx, err)
+		return nil, tokens.CreateResult{}, loginFailed(ctx, err)
 	}
 	result, ok := provider.GetAuthResult().(tokens.CreateResult)
 	if !ok {
-		return nil, trove.Errorf(trove.KindInternal, "Keystone's answer to the login is not a token's")
+		return nil, result, trove.Errorf(trove.KindInternal, "Keystone's answer to the login is not a token's")
+	}
+	return provider, result, nil
+}
+
+// service is one that a session needs.
+type service struct {
+	name, kind string
+	e          Endpoint
+	types      []string // in the catalog
+	version    string   // that belongs to the URL
+	project    bool     // so does the project, where the operator gives the URL
+	to         **gophercloud.ServiceClient
+}
+
+// services are those of a session.
+func (c *Cloud) services(s *session) []service {
+	return []service{
+		{"nova", "compute", c.o.Compute, []string{c.o.Compute.Type}, "", true, &s.compute},
+		{"neutron", "network", c.o.Network, []string{c.o.Network.Type, "networking"}, "v2.0/", false, &s.network},
+		{"cinder", "block-storage", c.o.Volume, []string{c.o.Volume.Type, "block-storage", "block-store"}, "", true, &s.volume},
+		{"glance", "image", c.o.Image, []string{c.o.Image.Type}, "v2/", false, &s.image},
+	}
+}
+
+func (c *Cloud) login(ctx context.Context) (*session, error) {
+	provider, result, err := c.authenticate(ctx)
+	if err != nil {
+		return nil, err
 	}
 	catalog, err := result.ExtractServiceCatalog()
 	if err != nil {
@@ -124,45 +153,40 @@ func (c *Cloud) login(ctx context.Context) (*session, error) {
 			WithAction("set [service_credentials] project_id or project_name, or use an application credential")
 	}
 	s := &session{project: project.ID}
-	for _, service := range []struct {
-		name, kind string
-		e          Endpoint
-		types      []string
-		version    string // that belongs to the URL
-		project    bool   // so does the project, where the operator gives the URL
-		to         **gophercloud.ServiceClient
-	}{
-		{"nova", "compute", c.o.Compute, []string{c.o.Compute.Type}, "", true, &s.compute},
-		{"neutron", "network", c.o.Network, []string{c.o.Network.Type, "networking"}, "v2.0/", false, &s.network},
-		{"cinder", "block-storage", c.o.Volume, []string{c.o.Volume.Type, "block-storage", "block-store"}, "", true, &s.volume},
-		{"glance", "image", c.o.Image, []string{c.o.Image.Type}, "v2/", false, &s.image},
-	} {
-		base := service.e.URL
-		switch {
-		case base == "":
-			if base = c.find(catalog, service.types, service.e.Interface); base == "" {
-				return nil, trove.Errorf(trove.KindUnavailable, "Keystone's catalog has no %s endpoint of type %s in region %q.",
-					availability(service.e.Interface), strings.Join(service.types, " or "), c.o.Region).
-					WithAction("openstack endpoint list; or set %s_url, %s_service_type or %s_endpoint_type", service.name, service.name, service.name)
-			}
-		case service.project && c.o.ProjectID != "":
-			base = gophercloud.NormalizeURL(base) + c.o.ProjectID
+	for _, service := range c.services(s) {
+		if *service.to, err = c.client(provider, catalog, service); err != nil {
+			return nil, err
 		}
-		base = gophercloud.NormalizeURL(base)
-		u, err := url.Parse(base)
-		if err != nil || u.Host == "" {
-			return nil, trove.Errorf(trove.KindBadRequest, "%s's endpoint %q is not a URL", service.name, base)
-		}
-		if service.e.Insecure {
-			c.gate.trust(u.Host)
-		}
-		client := &gophercloud.ServiceClient{ProviderClient: provider, Endpoint: base, Type: service.kind}
-		if service.version != "" && !strings.HasSuffix(base, "/"+service.version) {
-			client.ResourceBase = base + service.version
-		}
-		*service.to = client
 	}
 	return s, c.negotiate(ctx, s)
+}
+
+// client finds a service.
+func (c *Cloud) client(provider *gophercloud.ProviderClient, catalog *tokens.ServiceCatalog, service service) (*gophercloud.ServiceClient, error) {
+	base := service.e.URL
+	switch {
+	case base == "":
+		if base = c.find(catalog, service.types, service.e.Interface); base == "" {
+			return nil, trove.Errorf(trove.KindUnavailable, "Keystone's catalog has no %s endpoint of type %s in region %q.",
+				availability(service.e.Interface), strings.Join(service.types, " or "), c.o.Region).
+				WithAction("openstack endpoint list; or set %s_url, %s_service_type or %s_endpoint_type", service.name, service.name, service.name)
+		}
+	case service.project && c.o.ProjectID != "":
+		base = gophercloud.NormalizeURL(base) + c.o.ProjectID
+	}
+	base = gophercloud.NormalizeURL(base)
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" {
+		return nil, trove.Errorf(trove.KindBadRequest, "%s's endpoint %q is not a URL", service.name, base)
+	}
+	if service.e.Insecure {
+		c.gate.trust(u.Host)
+	}
+	client := &gophercloud.ServiceClient{ProviderClient: provider, Endpoint: base, Type: service.kind}
+	if service.version != "" && !strings.HasSuffix(base, "/"+service.version) {
+		client.ResourceBase = base + service.version
+	}
+	return client, nil
 }
 
 func availability(word string) gophercloud.Availability {
