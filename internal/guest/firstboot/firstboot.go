@@ -124,7 +124,7 @@ func Run(ctx context.Context, o Options) (r Result, err error) {
 		}
 		r.Files = append(r.Files, f.Path)
 	}
-	if err := errors.Join(b.name(m.Name), b.keys(m.PublicKeys)); err != nil {
+	if err := errors.Join(b.name(m.Name), b.keys(m.PublicKeys), b.management(ctx, from)); err != nil {
 		return r, err
 	}
 	if err := os.MkdirAll(filepath.Dir(b.path(o.MarkFile)), 0o755); err != nil {

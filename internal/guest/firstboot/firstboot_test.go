@@ -148,7 +148,8 @@ func run(t *testing.T, o Options) (Result, error) {
 
 func TestRunWritesOnce(t *testing.T) {
 	o := options(t)
-	files := map[string]string{metaData: meta, userData: original, "openstack/content/0000": "hello"}
+	files := map[string]string{metaData: meta, userData: original, "openstack/content/0000": "hello",
+		networkData: `{"links":[{"ethernet_mac_address":"fa:16:3e:00:00:01"},{"ethernet_mac_address":"fa:16:3e:00:00:02"}]}`}
 	o.MetadataURL = cloud(t, files)
 	got, err := run(t, o)
 	want := Result{Server: "7c0b", Source: "the metadata service", Fresh: true,
@@ -175,6 +176,11 @@ func TestRunWritesOnce(t *testing.T) {
 		if i, err := os.Stat(filepath.Join(o.Root, path)); err != nil || i.Mode().Perm() != c.mode {
 			t.Errorf("%s: mode %v, %v", path, i.Mode(), err)
 		}
+	}
+
+	network, err := os.ReadFile(filepath.Join(o.Root, managementFile))
+	if err != nil || !strings.Contains(string(network), "MACAddress=fa:16:3e:00:00:02") {
+		t.Errorf("the management network: %q, %v", network, err)
 	}
 
 	// What the agent made of its files since is not undone by the next boot.
@@ -213,6 +219,8 @@ func TestRunRefuses(t *testing.T) {
 	for name, files := range map[string]map[string]string{
 		"malformed metadata":     {metaData: "{"},
 		"metadata of nobody":     {metaData: "{}"},
+		"malformed networks":     {metaData: other, networkData: "{"},
+		"a card without address": {metaData: other, networkData: `{"links":[{},{}]}`},
 		"malformed user data":    {metaData: other, userData: "#cloud-config\n{"},
 		"a file that is missing": {metaData: meta},
 	} {

@@ -103,6 +103,9 @@ def management(q, external):
     sub = q.ensure("/subnets", "subnet", "subnets", {
         "name": "trove-mgmt", "network_id": net["id"], "project_id": me, "ip_version": 4,
         "cidr": os.environ["MGMT_CIDR"]})
+    # Agents find the message bus by this network, clients find them by their own.
+    q("PUT", f"/subnets/{sub['id']}", {"subnet": {"host_routes": [
+        {"destination": f"{ip}/32", "nexthop": sub["gateway_ip"]}]}})
     rt = q.ensure("/routers", "router", "routers", {
         "name": "trove-mgmt", "project_id": me, "external_gateway_info": {"network_id": external["id"]}})
     q("PUT", f"/routers/{rt['id']}/add_router_interface", {"subnet_id": sub["id"]}, ok=(400, 409))
