@@ -101,7 +101,7 @@ func run(ctx context.Context, args []string) int {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	bin := flags.String("bin", "bin", "directory of the built programs")
 	rounds := flags.Int("rounds", 9, "creates of each engine, one after the other")
-	only := flags.String("only", "", "comma-separated parts to measure: start, create, burst, idle, inside, roles, conductor, guests, api (default: all)")
+	only := flags.String("only", "", "comma-separated parts to measure: start, create, burst, idle, docker, inside, roles, conductor, guests, api (default: all)")
 	keep := flags.Bool("v", false, "print troved's log to stderr at the end")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		return 2
@@ -141,6 +141,11 @@ func (b *bench) measure(ctx context.Context) (err error) {
 	}
 	if b.wants("roles") || b.wants("conductor") || b.wants("guests") || b.wants("api") {
 		if err := b.backboneFigures(ctx); err != nil {
+			return err
+		}
+	}
+	if b.wants("docker") {
+		if err := b.docker(ctx); err != nil {
 			return err
 		}
 	}

@@ -33,7 +33,8 @@ type standalone struct {
 	api      *apiclient.Client
 }
 
-func newStandalone(bin string) (*standalone, error) {
+// extra are more lines of its group [gotrove].
+func newStandalone(bin string, extra ...string) (*standalone, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
@@ -44,13 +45,13 @@ func newStandalone(bin string) (*standalone, error) {
 		return nil, err
 	}
 	s := &standalone{bin: bin, dir: dir}
-	if err := s.configure(); err != nil {
+	if err := s.configure(extra); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return s, nil
 }
 
-func (s *standalone) configure() error {
+func (s *standalone) configure(extra []string) error {
 	if err := os.Chmod(s.dir, 0o755); err != nil {
 		return err
 	}
@@ -74,7 +75,8 @@ run_dir = %s
 loopback_range = 127.%d.0.0/16
 rate_per_minute = -1
 engine_user = nobody
-`, api, identity, s.home(), filepath.Join(s.dir, "run"), 140+os.Getpid()%60)
+%s
+`, api, identity, s.home(), filepath.Join(s.dir, "run"), 140+os.Getpid()%60, strings.Join(extra, "\n"))
 	if err := os.WriteFile(s.config(), []byte(config), 0o644); err != nil {
 		return err
 	}
