@@ -30,7 +30,10 @@ type otherVolume struct {
 	err   error
 }
 
-func (v *otherVolume) Ensure(context.Context) error { v.calls = append(v.calls, "ensure"); return v.err }
+func (v *otherVolume) Ensure(context.Context) error {
+	v.calls = append(v.calls, "ensure")
+	return v.err
+}
 func (v *otherVolume) Unmount(context.Context) error {
 	v.calls = append(v.calls, "unmount")
 	return v.err

@@ -106,6 +106,35 @@ func (b *Bus) RemoveGuest(ctx context.Context, instanceID string, last int) erro
 	return b.queues.DeleteQueues(ctx, guest.Queues(instanceID)...)
 }
 
+// Seen is what the bus shows of an instance's agent; last is the newest
+// generation of credentials that it may have.
+func (b *Bus) Seen(ctx context.Context, instanceID string, last int) (guest.Presence, error) {
+	var p guest.Presence
+	if q, ok := b.queues.(interface {
+		Look(ctx context.Context, queue string) (rpc.QueueState, error)
+	}); ok {
+		state, err := q.Look(ctx, guest.Topic(instanceID))
+		if err != nil {
+			return p, err
+		}
+		p = guest.Presence{Queue: state.There, Consumers: state.Consumers, Waiting: state.Messages}
+	}
+	if k, ok := b.keeper.(interface {
+		Connections(ctx context.Context, login string) (int, error)
+	}); ok {
+		all := 0
+		for _, generation := range around(last) {
+			n, err := k.Connections(ctx, guest.Login(instanceID, generation))
+			if err != nil {
+				return p, err
+			}
+			all += n
+		}
+		p.Connections = &all
+	}
+	return p, nil
+}
+
 // around are the generations up to last that there may still be: a rotation
 // begins when the logins before it are removed.
 func around(last int) []int {
@@ -147,6 +176,13 @@ func (t *Topology) DeclareGuestQueues(ctx context.Context, names ...string) erro
 		}
 	}
 	return rpc.DeclareQueues(ctx, t.conn, t.exchange, names...)
+}
+
+// Look looks at a queue.
+func (t *Topology) Look(ctx context.Context, queue string) (rpc.QueueState, error) {
+	ctx, cancel := context.WithTimeout(ctx, topologyWait)
+	defer cancel()
+	return rpc.Look(ctx, t.conn, queue)
 }
 
 // DeleteQueues implements Queues.

@@ -112,6 +112,15 @@ func (r *RabbitMQ) Remove(ctx context.Context, instanceID string, generations ..
 	return nil
 }
 
+// Connections counts the open connections of a login.
+func (r *RabbitMQ) Connections(ctx context.Context, login string) (n int, err error) {
+	err = r.api.names(ctx, path("connections", "username", login), func(string) { n++ })
+	if errors.Is(err, errAbsent) {
+		return 0, nil
+	}
+	return n, err
+}
+
 // removeLogin takes a login away and ends its connections.
 func (r *RabbitMQ) removeLogin(ctx context.Context, login string) error {
 	if err := r.api.do(ctx, http.MethodDelete, path("users", login), nil, nil); err != nil && !errors.Is(err, errAbsent) {

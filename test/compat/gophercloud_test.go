@@ -258,8 +258,14 @@ func (c *cloud) lifecycle(datastore string) {
 	// No configuration group is attached, so that there is nothing to do.
 	c.must(instances.DetachConfigurationGroup(ctx, c.ServiceClient, i.ID).ExtractErr())
 	c.refused("attach", instances.AttachConfigurationGroup(ctx, c.ServiceClient, i.ID, i.ID).ExtractErr())
-	c.refused("resize", instances.Resize(ctx, c.ServiceClient, i.ID, "2").ExtractErr())
-	c.refused("resize the volume", instances.ResizeVolume(ctx, c.ServiceClient, i.ID, 2).ExtractErr())
+	c.must(instances.Resize(ctx, c.ServiceClient, i.ID, "2").ExtractErr())
+	if i := c.turns(i.ID, "ACTIVE", "RESIZE"); i.Flavor.ID != "2" {
+		c.t.Errorf("it has flavor %s", i.Flavor.ID)
+	}
+	c.must(instances.ResizeVolume(ctx, c.ServiceClient, i.ID, 2).ExtractErr())
+	if i := c.turns(i.ID, "ACTIVE", "RESIZE"); i.Volume.Size != 2 {
+		c.t.Errorf("its volume has %d GB", i.Volume.Size)
+	}
 
 	c.must(instances.Restart(ctx, c.ServiceClient, i.ID).ExtractErr())
 	c.turns(i.ID, "ACTIVE", "REBOOT")

@@ -465,6 +465,15 @@ func lifecycle(c *client, datastore string) {
 	can("alice", "first", "app")
 	c.do("database instance reset status %s", name)
 	c.healthy(name)
+	c.do("database instance resize flavor %s 2", name)
+	c.equal("flavor", c.healthy(name).Flavor, "2")
+	c.do("database instance resize volume %s 2", name)
+	c.equal("volume", c.healthy(name).Volume, 2)
+	c.do("database instance update %s --is-public --allowed-cidr 127.0.0.0/8 --allowed-cidr 192.0.2.0/24", name)
+	reached := c.healthy(name)
+	c.equal("public", reached.Public, true)
+	c.equal("networks", reached.CIDRs, []string{"127.0.0.0/8", "192.0.2.0/24"})
+	can("alice", "first", "app")
 	switch datastore {
 	case "mariadb":
 		var doomed shown // before it is ready
@@ -506,8 +515,7 @@ func notBuilt(c *client, name, id string) {
 		"database instance create r --flavor 1 --size 1 --datastore mariadb --locality affinity",
 		// By id: the client puts an object's whole text into the URL when it is given a name.
 		"database instance reboot " + id, "database instance rebuild " + id + " " + id,
-		"database instance resize flavor " + name + " 2", "database instance resize volume " + name + " 2",
-		"database instance upgrade " + name + " 15", "database instance update " + name + " --is-public",
+		"database instance upgrade " + name + " 15",
 		"database instance list --all-projects",
 
 		"database log list " + name, "database log set " + name + " general --enable", "database log show " + name + " general",

@@ -151,7 +151,7 @@ func (f *Flows) createPorts(ctx context.Context, r *createRun) work.Outcome {
 	}
 	ports, err := f.cloud.EnsurePorts(ctx, f.createOwner(inst, r), nics, access)
 	if err != nil {
-		return work.Fail(err)
+		return noPort.fail(err)
 	}
 	r.State.Ports = ports
 	return outcome(f.observe(ctx, r.Subject(), trove.ServerBuild, addresses(ports)))
@@ -186,7 +186,7 @@ func (f *Flows) createVolume(ctx context.Context, r *createRun) work.Outcome {
 	}
 	v, err := f.volume(ctx, inst, r)
 	if err != nil {
-		return work.Fail(err)
+		return noVolume.fail(err)
 	}
 	if v.ID != "" && v.ID != inst.VolumeID {
 		if err := f.store.SetResources(ctx, inst.ID, store.Resources{VolumeID: &v.ID}); err != nil {
@@ -206,7 +206,7 @@ func (f *Flows) createServer(ctx context.Context, r *createRun) work.Outcome {
 	}
 	v, err := f.volume(ctx, inst, r)
 	if err != nil {
-		return work.Fail(err)
+		return noVolume.fail(err)
 	}
 	url, err := f.bus.EnsureGuest(ctx, inst.ID)
 	if err != nil {
@@ -227,7 +227,7 @@ func (f *Flows) createServer(ctx context.Context, r *createRun) work.Outcome {
 	spec.AvailabilityZone = spec.Zone
 	server, err := f.cloud.EnsureServer(ctx, spec)
 	if err != nil {
-		return work.Fail(err)
+		return noServer.fail(err)
 	}
 	r.State.Server = server.ID
 	if err := f.store.SetResources(ctx, inst.ID, store.Resources{ComputeID: &server.ID}); err != nil {
@@ -300,7 +300,7 @@ func (f *Flows) watchServer(ctx context.Context, inst *trove.Instance, r *create
 	switch {
 	case trove.IsKind(err, trove.KindNotFound):
 		r.State.Details = f.evidence(ctx, r)
-		out = work.Fail(trove.Errorf(trove.KindInternal, "The instance's server disappeared while the database was made ready.").
+		out = work.Fail(trove.Errorf(trove.KindInternal, "%s: the instance's server disappeared while the database was made ready.", noServer).
 			WithAction("Look at the cloud's log for server %s, then create the instance again.", r.State.Server))
 	case err != nil:
 		out = work.Fail(err)
@@ -367,7 +367,7 @@ func (f *Flows) serverFailed(ctx context.Context, s cloud.Server, r *createRun) 
 	if why == "" {
 		why = "the cloud does not say why"
 	}
-	return work.Fail(trove.Errorf(trove.KindInternal, "The instance's server failed: %s", why).
+	return work.Fail(trove.Errorf(trove.KindInternal, "%s: %s", serverFailed, why).
 		WithAction("Remove the cause, delete this instance and create it again."))
 }
 
@@ -389,7 +389,11 @@ func (f *Flows) engineFailed(ctx context.Context, inst *trove.Instance, r *creat
 	if why == "" {
 		why = "its agent does not say why"
 	}
-	return work.Fail(trove.Errorf(trove.KindGuest, "The database engine could not be made ready (%s): %s", inst.Service.Description, why).
+	hop := engineUnready
+	if f, ok := diagnoseBoot(guest.ParseBoot(r.State.Details)); ok {
+		hop = f.hop
+	}
+	return work.Fail(trove.Errorf(trove.KindGuest, "%s: the database engine could not be made ready (%s): %s", hop, inst.Service.Description, why).
 		WithAction("Remove the cause, delete this instance and create it again."))
 }
 
@@ -403,43 +407,53 @@ func (f *Flows) evidence(ctx context.Context, r *createRun) string {
 	return strings.ToValidUTF8(text, "?")
 }
 
+// hopOf is the hop of a step that waits for the cloud.
+var hopOf = map[string]hop{"ports": noPort, "volume": noVolume, "server": noServer}
+
+// fail ends a creation at a hop.
+func (h hop) fail(err error) work.Outcome {
+	return work.Fail(&trove.Error{Kind: trove.KindOf(err), Message: string(h) + ": " + err.Error(), Action: trove.ActionOf(err), Err: err})
+}
+
 // createExpired looks from both sides and names the broken hop.
 func (f *Flows) createExpired(ctx context.Context, r *createRun, step string, last error) error {
 	within := f.opts.UsageTimeout
 	if step != "database" && step != "credentials" {
-		if last != nil {
-			return trove.Errorf(trove.KindInternal, "The step %s did not succeed within %s: %w", step, within, last)
+		where := "The"
+		if h := hopOf[step]; h != "" {
+			where = string(h) + ": the"
 		}
-		return trove.Errorf(trove.KindInternal, "The step %s did not finish within %s.", step, within).
+		if last != nil {
+			return trove.Errorf(trove.KindInternal, "%s step %s did not succeed within %s: %w", where, step, within, last)
+		}
+		return trove.Errorf(trove.KindInternal, "%s step %s did not finish within %s.", where, step, within).
 			WithAction("Look at the cloud: what it was asked for stays unfinished.")
 	}
-	r.State.Details = f.evidence(ctx, r)
-	inst, err := f.store.Instance(ctx, r.Subject())
-	if err != nil {
-		return trove.Errorf(trove.KindInternal, "The database was not ready within %s.", within)
+	s := f.signs(ctx, r)
+	found := diagnose(s)
+	r.State.Details = strings.TrimSpace(s.String() + "\n" + s.console)
+	f.opts.Log.ErrorContext(ctx, "an instance did not come up", "hop", string(found.hop), "cause", found.what, "seen", s.String())
+	kind := trove.KindGuestTimeout
+	if found.notTheServers {
+		kind = trove.KindInternal
 	}
-	server, err := f.cloud.Server(ctx, owner(r))
-	switch {
-	case err != nil:
-		return trove.Errorf(trove.KindInternal, "The database was not ready within %s, and the server cannot be asked: %w", within, err)
-	case server.Status != trove.ServerActive:
-		return trove.Errorf(trove.KindInternal, "The server was %s, not ACTIVE, after %s: the guest agent never started.", server.Status, within).
-			WithAction("Look at the cloud's log for server %s.", server.ID)
-	case inst.Service != trove.ServiceNew:
-		return trove.Errorf(trove.KindGuest, "The guest agent was still making the database ready after %s (%s). It last wrote: %s",
-			within, inst.Service.Description, lastLine(r.State.Details)).
-			WithAction("If the machine is slow, raise usage_timeout; else look at the agent's log.")
+	return trove.Errorf(kind, "%s: %s", found.hop, found.what).WithAction("%s", found.action)
+}
+
+// signs looks at everything that could tell why an instance does not come up.
+func (f *Flows) signs(ctx context.Context, r *createRun) signs {
+	s := signs{within: f.opts.UsageTimeout, console: f.evidence(ctx, r)}
+	s.view, s.unseen = f.cloud.Inspect(ctx, owner(r))
+	last := 1
+	if c, err := f.store.GuestCredentials(ctx, r.Subject()); err == nil {
+		last = c.Last()
 	}
-	if err := f.guest.Ping(ctx, r.Subject()); err == nil {
-		return trove.Errorf(trove.KindGuest, "The guest agent answers, but did not carry out prepare within %s.", within).
-			WithAction("Look at the agent's log.")
+	s.bus, s.busErr = f.bus.Seen(ctx, r.Subject(), last)
+	if inst, err := f.store.Instance(ctx, r.Subject()); err == nil {
+		s.volume, s.service = inst.VolumeSize > 0, inst.Service
 	}
-	if last := lastLine(r.State.Details); last != "" {
-		return trove.Errorf(trove.KindGuestTimeout, "The server runs, but its guest agent was silent for %s. It last wrote: %s", within, last).
-			WithAction("Look at the agent's log, and whether the server reaches the message bus.")
-	}
-	return trove.Errorf(trove.KindGuestTimeout, "The server runs, but no guest agent spoke within %s and its console is empty.", within).
-		WithAction("Look whether the image holds the agent, and whether the server reaches the message bus.")
+	s.answers = f.guest.Ping(ctx, r.Subject()) == nil
+	return s
 }
 
 // failedTask is the task that a creation leaves behind when it failed in step.

@@ -251,10 +251,23 @@ func (c fakeCloud) AttachVolume(_ context.Context, o cloud.Owner) (done bool, er
 	return done, err
 }
 
-func (c fakeCloud) Inspect(_ context.Context, o cloud.Owner) (cloud.View, error) {
+func (c fakeCloud) Inspect(ctx context.Context, o cloud.Owner) (cloud.View, error) {
+	v := cloud.View{Group: true}
+	if s, err := c.Server(ctx, o); err == nil {
+		v.Server = &s
+	}
+	if vol, err := c.Volume(ctx, o); err == nil {
+		v.Volume = &vol
+	}
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
-	return c.w.view, c.g.Alive()
+	if c.w.things["port "+o.InstanceID] {
+		v.Ports = []cloud.PortView{{Port: cloud.Port{ID: "p", Network: "local", Addresses: address(o.InstanceID)}, Status: "ACTIVE", Groups: true}}
+	}
+	if c.w.view != nil {
+		c.w.view(&v)
+	}
+	return v, c.g.Alive()
 }
 
 func (c fakeCloud) Servers(context.Context) (map[string]cloud.Server, error) { return nil, nil }

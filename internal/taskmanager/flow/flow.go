@@ -89,6 +89,8 @@ type Bus interface {
 	// those.
 	PerGuest() bool
 	EnsureLogin(ctx context.Context, instanceID string, generation int) (login, password string, err error)
+	// Seen is what the bus shows of the agent.
+	Seen(ctx context.Context, instanceID string, last int) (guest.Presence, error)
 	// RemoveLogins removes the logins before a generation and closes their
 	// connections.
 	RemoveLogins(ctx context.Context, instanceID string, before int) error

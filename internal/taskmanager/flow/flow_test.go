@@ -190,7 +190,7 @@ func killed(t *testing.T, lease time.Duration, everywhere func(*testing.T, func(
 				return create(ctx, e)
 			},
 			check: func(t *testing.T, e end) {
-				if e.Task != trove.TaskErrorServer || len(e.Left) != 0 || e.Fault != "no host" {
+				if e.Task != trove.TaskErrorServer || len(e.Left) != 0 || e.Fault != "No server: no host" {
 					t.Errorf("the end of a creation that failed: %+v", e)
 				}
 			}},
@@ -305,68 +305,6 @@ func TestCreateTellsTheAgentWhoItIs(t *testing.T) {
 	}
 	if want := "[DEFAULT]\ntransport_url = wrong\n[gotrove]\nruntime = process\n\n[DEFAULT]\ntransport_url = rabbit://guest-i1:pa%24s$$word@unix/\ncontrol_exchange = trove\nconductor_queue = trove-conductor\n"; config != want {
 		t.Errorf("trove-guestagent.conf:\n%s\nwant\n%s", config, want)
-	}
-}
-
-func TestCreateFailures(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		set     func(w *world)
-		refused string
-		timeout bool
-		task    trove.Task
-		cause   string
-		details string
-	}{
-		"security group": {set: func(w *world) { w.faults["EnsureSecurityGroup"] = &fault{times: 1, err: errors.New("quota of groups")} },
-			task: trove.TaskErrorSecGroup, cause: "quota of groups"},
-		"port":   {set: func(w *world) { w.faults["EnsurePorts"] = &fault{times: 1, late: true, err: errors.New("no address")} }, task: trove.TaskErrorPort, cause: "no address"},
-		"volume": {set: func(w *world) { w.faults["EnsureVolume"] = &fault{times: 1, late: true, err: errors.New("disk full")} }, task: trove.TaskErrorVolume, cause: "disk full"},
-		"server in ERROR": {set: func(w *world) {
-			w.status, w.ends, w.mute, w.why = trove.ServerError, trove.ServiceNew, true, "engine binary missing"
-		},
-			task: trove.TaskErrorTimeoutGuest, cause: "engine binary missing"},
-		"engine": {set: func(w *world) { w.ends, w.console = trove.ServiceFailed, "starting\nport 3306 is taken\n" },
-			task: trove.TaskErrorTimeoutGuest, cause: "port 3306 is taken", details: "starting"},
-		"silent agent": {set: func(w *world) { w.mute, w.console = true, "cannot reach the broker" }, timeout: true,
-			task: trove.TaskErrorTimeoutGuest, cause: "silent for 30m0s. It last wrote: cannot reach the broker"},
-		"server that never starts": {set: func(w *world) { w.mute, w.status = true, trove.ServerBuild }, timeout: true,
-			task: trove.TaskErrorTimeoutGuest, cause: "BUILD, not ACTIVE"},
-		"agent that does not end": {set: func(w *world) { w.ends = trove.ServiceBuilding }, timeout: true,
-			task: trove.TaskErrorTimeoutGuest, cause: "still making the database ready"},
-		"unsupported": {refused: "b1", task: trove.TaskErrorServer, cause: "Restoring a backup into a new instance is not supported yet."},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			w.instance("i1")
-			if tc.set != nil {
-				tc.set(w)
-			}
-			if tc.timeout {
-				w.ahead = time.Hour
-			}
-			e := w.run(nil)
-			q := request("i1")
-			if tc.refused != "" {
-				q.BackupID = &tc.refused
-			}
-			if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(q)); err != nil {
-				t.Fatal(err)
-			}
-			op := w.operation("i1")
-			inst := w.get("i1")
-			if op.State != trove.OperationFailed || !strings.Contains(op.Cause, tc.cause) {
-				t.Errorf("operation: %+v", op)
-			}
-			if inst.Task != tc.task || inst.Status() != trove.StatusError || inst.Fault == nil || !strings.Contains(inst.Fault.Message, tc.cause) ||
-				!strings.Contains(inst.Fault.Details, tc.details) {
-				t.Errorf("instance: task %#x, status %s, fault %+v", inst.Task, inst.Status(), inst.Fault)
-			}
-			if left := w.left(); len(left) != 0 {
-				t.Errorf("left behind: %v", left)
-			}
-		})
 	}
 }
 

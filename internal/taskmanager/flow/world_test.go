@@ -57,7 +57,9 @@ type world struct {
 
 	machines map[string]*machine
 	cloudFaults
-	view cloud.View
+	// view is what the cloud shows beside what it has, presence what the bus does.
+	view     func(*cloud.View)
+	presence guest.Presence
 }
 
 func (w *world) now() time.Time {
@@ -256,6 +258,12 @@ func (b fakeBus) RemoveGuest(_ context.Context, id string, last int) error {
 			return nil
 		})
 	})
+}
+
+func (b fakeBus) Seen(context.Context, string, int) (guest.Presence, error) {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	return b.w.presence, b.g.Alive()
 }
 
 func (b fakeBus) PerGuest() bool { return !b.w.shared }
