@@ -498,9 +498,31 @@ func TestAgentWorksWithItsRights(t *testing.T) {
 		w.closing(out.Close)
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
+		// Before it comes, and when it is there, both sides can be seen.
+		seen := func(id string, want guest.Presence) {
+			t.Helper()
+			for {
+				p, err := w.bus.Seen(ctx, id, 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				listens := p.Connections == nil || (*p.Connections > 0) == (want.Consumers > 0)
+				p.Connections = nil
+				if p == want && listens {
+					return
+				}
+				select {
+				case <-time.After(50 * time.Millisecond): // RabbitMQ counts connections a little later
+				case <-ctx.Done():
+					t.Fatalf("the bus shows %+v, want %+v", p, want)
+				}
+			}
+		}
+		seen(carol, guest.Presence{})
 		if err := agent.Ready(ctx); err != nil {
 			t.Fatal(err)
 		}
+		seen(ann, guest.Presence{Queue: true, Consumers: 1})
 		if err := guest.NewClient(client, patience, patience).Ping(ctx, ann); err != nil {
 			t.Error(err)
 		}
