@@ -24,7 +24,9 @@ build: ## build troved, trove-guestagent and trovectl into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
 
 test: build ## run every test, installing what they need
-	@scripts/install engines test
+	@scripts/install engines test docker
+	@# Kept outside the clone: built once. Only root can build them, and use them in tests.
+	@[ "$$(id -u)" -ne 0 ] || packaging/images/build
 	@# Not from the cache: it does not see the programs that a test starts.
 	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./...
 	CGO_ENABLED=1 $(GO) test -count=1 -race -short -timeout $(TEST_TIMEOUT) ./internal/...
@@ -43,10 +45,11 @@ fuzz: ## fuzz each codec for $(FUZZ_TIME)
 	@scripts/fuzz $(GO) $(FUZZ_TIME)
 
 bench: build ## measure the figures: a JSON line each, then a table
-	@scripts/install engines test
+	@scripts/install engines test docker
+	@[ "$$(id -u)" -ne 0 ] || packaging/images/build stable
 	$(GO) run ./bench
 
-demo: ## one MariaDB and one PostgreSQL instance on this machine, ready to use
+demo: ## one MariaDB and one PostgreSQL instance on this machine, ready to use; GOTROVE_RUNTIME=docker: in containers
 	@scripts/install build engines
 	@$(MAKE) --no-print-directory build >/dev/null
 	@scripts/demo start
