@@ -32,21 +32,25 @@ func (c *Cloud) Flavors(ctx context.Context) ([]trove.Flavor, error) {
 		if err != nil {
 			return nil, err
 		}
-		pages, err := flavors.ListDetail(s.compute, flavors.ListOpts{}).AllPages(ctx)
-		if err != nil {
-			return nil, failed(ctx, err, "list flavors")
-		}
-		found, err := flavors.ExtractFlavors(pages)
-		if err != nil {
-			return nil, failed(ctx, err, "list flavors")
-		}
-		var all []trove.Flavor
-		for _, f := range found {
-			all = append(all, flavorOf(f))
-		}
-		return all, nil
+		return listFlavors(ctx, s)
 	})
 	return slices.Clone(all), err
+}
+
+func listFlavors(ctx context.Context, s *session) ([]trove.Flavor, error) {
+	pages, err := flavors.ListDetail(s.compute, flavors.ListOpts{}).AllPages(ctx)
+	if err != nil {
+		return nil, failed(ctx, err, "list flavors")
+	}
+	found, err := flavors.ExtractFlavors(pages)
+	if err != nil {
+		return nil, failed(ctx, err, "list flavors")
+	}
+	var all []trove.Flavor
+	for _, f := range found {
+		all = append(all, flavorOf(f))
+	}
+	return all, nil
 }
 
 // Flavor gives one of them, or another that the project may use.

@@ -268,9 +268,15 @@ func (c *Cloud) negotiate(ctx context.Context, s *session) error {
 
 // newest asks a service for its newest microversion's minor number.
 func (c *Cloud) newest(ctx context.Context, client *gophercloud.ServiceClient, major int) (int, error) {
+	n, _, err := c.versions(ctx, client, major)
+	return n, err
+}
+
+// versions is newest with the answer's headers.
+func (c *Cloud) versions(ctx context.Context, client *gophercloud.ServiceClient, major int) (int, http.Header, error) {
 	at, err := utils.BaseVersionedEndpoint(client.Endpoint)
 	if err != nil {
-		return 0, trove.Errorf(trove.KindBadRequest, "%q is not an endpoint: %w", client.Endpoint, err)
+		return 0, nil, trove.Errorf(trove.KindBadRequest, "%q is not an endpoint: %w", client.Endpoint, err)
 	}
 	type version struct {
 		ID      string `json:"id"`
@@ -281,21 +287,21 @@ func (c *Cloud) newest(ctx context.Context, client *gophercloud.ServiceClient, m
 		Versions []version `json:"versions"`
 	}
 	var raw json.RawMessage
-	_, err = client.ProviderClient.Request(ctx, "GET", gophercloud.NormalizeURL(at),
+	answer, err := client.ProviderClient.Request(ctx, "GET", gophercloud.NormalizeURL(at),
 		&gophercloud.RequestOpts{JSONResponse: &raw, OkCodes: []int{http.StatusOK, http.StatusMultipleChoices}})
 	if err == nil {
 		err = json.Unmarshal(raw, &doc)
 	}
 	if err != nil {
-		return 0, failed(ctx, err, "ask %s for its versions", client.Type)
+		return 0, nil, failed(ctx, err, "ask %s for its versions", client.Type)
 	}
 	prefix := strconv.Itoa(major) + "."
 	for _, v := range slices.Concat([]version{doc.Version}, doc.Versions) {
 		if minor, ok := strings.CutPrefix(v.Version, prefix); ok {
 			if n, err := strconv.Atoi(minor); err == nil {
-				return n, nil
+				return n, answer.Header, nil
 			}
 		}
 	}
-	return 0, nil
+	return 0, answer.Header, nil
 }

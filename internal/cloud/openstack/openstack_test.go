@@ -39,6 +39,6 @@ func harness(t *testing.T, c cloud.Cloud, f *openstacktest.Cloud) cloudtest.Harn
 func TestSuite(t *testing.T) {
 	cloudtest.Run(t, func(t *testing.T) cloudtest.Harness {
 		f := openstacktest.New(t)
-		return harness(t, open(t, options(f)), f)
+		return harness(t, cloudtest.Persistent(open(t, options(f))), f)
 	})
 }

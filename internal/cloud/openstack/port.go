@@ -114,7 +114,7 @@ func (c *Cloud) EnsurePorts(ctx context.Context, o cloud.Owner, nics []trove.NIC
 	}
 	var out []cloud.Port
 	if len(user) > 0 {
-		if err := c.keepOnePort(ctx, s, user); err != nil {
+		if err := c.keepOnePort(ctx, s, o, user); err != nil {
 			return nil, err
 		}
 		p := port(user[0], false)
@@ -128,7 +128,7 @@ func (c *Cloud) EnsurePorts(ctx context.Context, o cloud.Owner, nics []trove.NIC
 		out = append(out, p)
 	}
 	if len(management) > 0 {
-		if err := c.keepOnePort(ctx, s, management); err != nil {
+		if err := c.keepOnePort(ctx, s, o, management); err != nil {
 			return nil, err
 		}
 		out = append(out, port(management[0], true))
@@ -227,12 +227,19 @@ func (c *Cloud) createPort(ctx context.Context, s *session, o cloud.Owner, role,
 }
 
 // keepOnePort deletes all but the first. One that a server has stays.
-func (c *Cloud) keepOnePort(ctx context.Context, s *session, all []ports.Port) error {
+func (c *Cloud) keepOnePort(ctx context.Context, s *session, o cloud.Owner, all []ports.Port) error {
 	for _, p := range all[1:] {
 		if p.DeviceID != "" {
 			continue
 		}
+		if err := c.deleteFloating(ctx, s, o, []ports.Port{p}); err != nil {
+			return err
+		}
 		if err := c.deletePort(ctx, s, p.ID); err != nil {
+			return err
+		}
+		// Another process may have given it one meanwhile.
+		if err := c.sweepFloating(ctx, s, o); err != nil {
 			return err
 		}
 	}
@@ -305,9 +312,9 @@ func (c *Cloud) floatingOf(ctx context.Context, s *session, o cloud.Owner, all [
 	if id := c.memory.recall(aFloating, o.InstanceID); id != "" && !slices.ContainsFunc(found, func(f floatingips.FloatingIP) bool { return f.ID == id }) {
 		f, err := floatingips.Get(ctx, s.network, id).Extract()
 		switch {
-		case err == nil:
+		case err == nil && (f.PortID == "" || slices.Contains(q["port_id"], f.PortID)):
 			found = append(found, *f)
-		case !isStatus(err, http.StatusNotFound):
+		case err != nil && !isStatus(err, http.StatusNotFound):
 			return nil, failed(ctx, err, "look at a floating IP")
 		}
 	}
@@ -367,9 +374,31 @@ func (c *Cloud) deleteFloating(ctx context.Context, s *session, o cloud.Owner, a
 		}
 		c.memory.gone(f.ID)
 	}
-	c.memory.forget(aFloating, o.InstanceID)
 	// One without its port would be found by nobody.
 	return c.settled(o, aFloating)
+}
+
+// sweepFloating deletes the instance's floating IPs that lost their port.
+func (c *Cloud) sweepFloating(ctx context.Context, s *session, o cloud.Owner) error {
+	pages, err := floatingips.List(s.network, query{"description": {resourceName(o)}}).AllPages(ctx)
+	if err != nil {
+		return failed(ctx, err, "list floating IPs")
+	}
+	found, err := floatingips.ExtractFloatingIPs(pages)
+	if err != nil {
+		return failed(ctx, err, "list floating IPs")
+	}
+	for _, f := range found {
+		// Of the user's or ours: others may describe theirs as they like.
+		if f.PortID != "" || f.Description != resourceName(o) || f.ProjectID != s.project && f.ProjectID != o.ProjectID || c.memory.isGone(f.ID) {
+			continue
+		}
+		if err := floatingips.Delete(ctx, s.network, f.ID).ExtractErr(); err != nil && !isStatus(err, http.StatusNotFound) {
+			return failed(ctx, err, "delete floating IP %s", f.FloatingIP)
+		}
+		c.memory.gone(f.ID)
+	}
+	return nil
 }
 
 // EnsurePublic implements cloud.Cloud.
@@ -437,6 +466,9 @@ func (c *Cloud) DeletePorts(ctx context.Context, o cloud.Owner) error {
 		errs = append(errs, inUse(c.deletePort(ctx, s, p.ID)))
 	}
 	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := c.sweepFloating(ctx, s, o); err != nil {
 		return err
 	}
 	c.memory.forget(aUserPort, o.InstanceID)

@@ -142,8 +142,20 @@ func (c *Cloud) seenOf(ctx context.Context, s *session, o cloud.Owner) ([]server
 	return c.known(ctx, s, o, all)
 }
 
-// keepOneServer deletes all but the first.
+// keepOneServer deletes all but the first that is really there: a list that is
+// behind may show one that is gone.
 func (c *Cloud) keepOneServer(ctx context.Context, s *session, o cloud.Owner, all []serverRow) (serverRow, error) {
+	for len(all) > 1 {
+		_, err := c.serverByID(ctx, s, all[0].ID)
+		if err == nil {
+			break
+		}
+		if !trove.IsKind(err, trove.KindNotFound) {
+			return serverRow{}, err
+		}
+		c.memory.gone(all[0].ID)
+		all = all[1:]
+	}
 	for _, r := range all[1:] {
 		c.log.WarnContext(ctx, "a second server of an instance is deleted", "instance_id", o.InstanceID, "server_id", r.ID, "kept", all[0].ID)
 		if err := c.askToGo(ctx, s, o, r.ID); err != nil {
@@ -164,6 +176,9 @@ func (c *Cloud) askToGo(ctx context.Context, s *session, o cloud.Owner, id strin
 	case isStatus(err, http.StatusConflict): // it is on its way, or moving: asked again
 	case err != nil:
 		return failed(ctx, err, "delete server %s", id)
+	}
+	if c.memory.recall(aServer, o.InstanceID) == id {
+		c.memory.forget(aServer, o.InstanceID)
 	}
 	c.memory.note(aLeaving+aServer, o.InstanceID, id)
 	c.servers.touch()
@@ -445,14 +460,12 @@ func (c *Cloud) DeleteServer(ctx context.Context, o cloud.Owner) (bool, error) {
 	}
 	defer end()
 	if id := c.memory.recall(aLeaving+aServer, o.InstanceID); id != "" {
-		all, err := c.allServers(ctx, s)
-		if err != nil {
-			return false, err
+		if gone, err := c.left(ctx, s, o, id); err != nil || gone {
+			return gone, err
 		}
-		if i := slices.IndexFunc(all, func(r serverRow) bool { return r.ID == id }); i >= 0 && all[i].Status != trove.ServerError {
+		if c.memory.recall(aLeaving+aServer, o.InstanceID) != "" {
 			return false, nil
 		}
-		c.memory.forget(aLeaving+aServer, o.InstanceID)
 	}
 	found, err := c.serversOf(ctx, s, o)
 	if err == nil && len(found) == 0 && s.tags && o.ServerID == "" && o.Name != "" {
@@ -469,14 +482,40 @@ func (c *Cloud) DeleteServer(ctx context.Context, o cloud.Owner) (bool, error) {
 			return false, err
 		}
 	}
+	if len(found) > 1 { // all of them are looked for again
+		c.memory.forget(aLeaving+aServer, o.InstanceID)
+	}
 	if len(found) > 0 {
 		return false, nil
 	}
-	c.memory.forget(aServer, o.InstanceID)
 	if err := c.settled(o, aServer); err != nil {
 		return false, err
 	}
 	return true, nil
+}
+
+// left tells whether the only server there was, which was asked to go, is gone:
+// by the list that all share, and by the server's id in the end. One that failed
+// to go is forgotten, to be asked again.
+func (c *Cloud) left(ctx context.Context, s *session, o cloud.Owner, id string) (bool, error) {
+	all, err := c.allServers(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	if i := slices.IndexFunc(all, func(r serverRow) bool { return r.ID == id }); i >= 0 && all[i].Status != trove.ServerError {
+		return false, nil
+	}
+	r, err := c.serverByID(ctx, s, id)
+	switch {
+	case trove.IsKind(err, trove.KindNotFound):
+		c.memory.gone(id)
+		c.memory.forget(aLeaving+aServer, o.InstanceID)
+		err := c.settled(o, aServer)
+		return err == nil, err
+	case err == nil && r.Status == trove.ServerError:
+		c.memory.forget(aLeaving+aServer, o.InstanceID)
+	}
+	return false, err
 }
 
 const (

@@ -157,6 +157,15 @@ func (c *Cloud) EnsureVolume(ctx context.Context, o cloud.Owner, size int, volum
 			return cloud.Volume{}, err
 		}
 	}
+	for len(found) > 1 { // a list that is behind may show one that is gone
+		if _, err := c.volumeByID(ctx, s, found[0].ID); err == nil {
+			break
+		} else if !trove.IsKind(err, trove.KindNotFound) {
+			return cloud.Volume{}, err
+		}
+		c.memory.gone(found[0].ID)
+		found = found[1:]
+	}
 	for _, v := range found[1:] {
 		if len(v.Attachments) > 0 {
 			continue
@@ -228,8 +237,18 @@ func (c *Cloud) DeleteVolume(ctx context.Context, o cloud.Owner) (bool, error) {
 		return false, err
 	}
 	defer end()
-	if v, ok, err := c.stillBusy(ctx, s, o); err != nil || ok && v.Status == volumeDeleting {
-		return false, err
+	if id := c.memory.recall(aBusy+volumeDeleting+" ", o.InstanceID); id != "" {
+		if _, ok, err := c.stillBusy(ctx, s, o); err != nil || ok {
+			return false, err
+		}
+		// The only one there was, and it is in no list of those that go.
+		if _, err := c.volumeByID(ctx, s, id); trove.IsKind(err, trove.KindNotFound) {
+			c.memory.gone(id)
+			err := c.settled(o, aVolume)
+			return err == nil, err
+		} else if err != nil {
+			return false, err
+		}
 	}
 	found, err := c.volumesOf(ctx, s, o, true)
 	if err != nil {
@@ -241,14 +260,18 @@ func (c *Cloud) DeleteVolume(ctx context.Context, o cloud.Owner) (bool, error) {
 				return false, inUse(err)
 			}
 			v.Status = volumeDeleting
+			if c.memory.recall(aVolume, o.InstanceID) == v.ID {
+				c.memory.forget(aVolume, o.InstanceID)
+			}
 		}
-		c.seen(o, v)
+		if len(found) == 1 {
+			c.seen(o, v)
+		}
 		// Else its server is still on the way out, or Cinder at work.
 	}
 	if len(found) > 0 {
 		return false, nil
 	}
-	c.memory.forget(aVolume, o.InstanceID)
 	if err := c.settled(o, aVolume); err != nil {
 		return false, err
 	}

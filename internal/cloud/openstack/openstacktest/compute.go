@@ -137,7 +137,7 @@ func (c *Cloud) boot(r *http.Request, in obj) answer {
 			tags = append(tags, tag)
 		}
 	}
-	if data := text(in, "user_data"); len(data) > 65535 {
+	if data := text(in, "user_data"); len(data) > c.MostData {
 		return bad("Invalid input for field/attribute user_data. Value: %s. is too long", data)
 	}
 	if most, limited := c.Quota["instances"]; limited && c.live("servers") >= most {

@@ -80,6 +80,8 @@ type Cloud struct {
 	GrowsDetached bool
 	// Full: no host has room for another flavor.
 	Full bool
+	// MostData is the longest user_data that Nova takes; 65535.
+	MostData int
 	// Console is what servers write.
 	Console string
 
@@ -107,7 +109,7 @@ type event struct {
 
 // New starts a fake until the test ends.
 func New(t testing.TB) *Cloud {
-	c := &Cloud{Delay: 2 * time.Millisecond, RetryAfter: "0", NovaMax: "2.93", CinderMax: "3.70", Wait: 5 * time.Millisecond,
+	c := &Cloud{Delay: 2 * time.Millisecond, RetryAfter: "0", NovaMax: "2.93", MostData: 65535, CinderMax: "3.70", Wait: 5 * time.Millisecond,
 		calls: map[string]int{}, kinds: map[string][]*thing{}, tokens: map[string]bool{}}
 	c.seed()
 	c.server = httptest.NewServer(c)
@@ -233,7 +235,11 @@ func stamp() string { return time.Now().UTC().Format("2006-01-02T15:04:05Z") }
 
 // add makes a thing. All of c.mu is held.
 func (c *Cloud) add(kind string, o obj) obj {
-	for k, v := range (obj{"id": newID(), "project_id": Project, "created_at": stamp(), "updated_at": stamp()}) {
+	now := stamp()
+	if kind == "volumes" {
+		now = strings.TrimSuffix(now, "Z") + ".000000" // Cinder's way
+	}
+	for k, v := range (obj{"id": newID(), "project_id": Project, "created_at": now, "updated_at": now}) {
 		if o[k] == nil {
 			o[k] = v
 		}
@@ -357,7 +363,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (c *Cloud) carryOut(r *http.Request, path []string, raw []byte, fault Fault) answer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.calls[callName(r.Method, path)]++
+	c.calls[callName(r, path)]++
 	c.advance()
 	header := http.Header{"Retry-After": {c.RetryAfter}}
 	switch fault {
@@ -400,17 +406,26 @@ func (c *Cloud) carryOut(r *http.Request, path []string, raw []byte, fault Fault
 	return out
 }
 
-// callName is a call without what differs between two of a kind.
-func callName(method string, path []string) string {
+// callName is a call without what differs between two of a kind: with the names
+// of what it filters by.
+func callName(r *http.Request, path []string) string {
 	out := slices.Clone(path)
 	for i, p := range out {
 		if len(p) >= 32 || i > 0 && out[i-1] == "flavors" && p != "detail" {
 			out[i] = "{id}"
 		}
 	}
-	return method + " " + strings.Join(slices.DeleteFunc(out, func(p string) bool {
-		return p == "v2.1" || p == "v2.0" || p == "v3" || p == "v2"
+	name := r.Method + " " + strings.Join(slices.DeleteFunc(out, func(p string) bool {
+		return p == "v2.1" || p == "v2.0" || p == "v3" || p == "v2" || p == "{id}" && path[0] == "volume" && len(path) > 2 && p == out[2]
 	}), "/")
+	q := r.URL.Query()
+	for _, k := range []string{"fields", "limit", "marker", "sort", "project_id"} {
+		q.Del(k)
+	}
+	if len(q) > 0 {
+		name += "?" + strings.Join(slices.Sorted(maps.Keys(q)), "&")
+	}
+	return name
 }
 
 func (c *Cloud) keystone(r *http.Request, body obj) answer {

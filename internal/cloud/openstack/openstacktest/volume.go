@@ -62,7 +62,6 @@ func (c *Cloud) makeVolume(in obj) answer {
 	}
 	v := c.add("volumes", obj{"name": in["name"], "description": in["description"], "size": size, "status": "creating", "metadata": in["metadata"],
 		"attachments": []obj{}, "volume_type": in["volume_type"], "bootable": "false", "availability_zone": in["availability_zone"]})
-	v["created_at"], v["updated_at"] = strings.TrimSuffix(stamp(), "Z")+".000000", nil
 	broken := c.Break != nil && c.Break("volume")
 	c.after(func() {
 		if v["status"] = "available"; broken {
