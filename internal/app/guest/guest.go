@@ -70,6 +70,8 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 			return firstBoot(ctx, args[1:], errs)
 		case "volume":
 			return prepareMachine(ctx, args[1:], errs)
+		case "probe":
+			return probe(ctx, args[1:], out, errs)
 		}
 	}
 	var src osloconf.Sources
@@ -79,7 +81,7 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 	console := flags.String("console", "", consoleHelp)
 	show := flags.Bool("version", false, "print the version and leave")
 	flags.Usage = func() {
-		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines [--docker-socket PATH]\n       trove-guestagent remove [--docker-socket PATH] INSTANCE…\n       trove-guestagent first-boot [--console DEVICE]\n       trove-guestagent volume [flags]\n       trove-guestagent template --manager NAME --template-dir DIR [--ready N]\n")
+		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines [--docker-socket PATH]\n       trove-guestagent remove [--docker-socket PATH] INSTANCE…\n       trove-guestagent first-boot [--console DEVICE]\n       trove-guestagent volume [flags]\n       trove-guestagent probe [flags]\n       trove-guestagent template --manager NAME --template-dir DIR [--ready N]\n")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
@@ -96,6 +98,9 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 	src.Environ = os.Environ()
 	boot := bootlog.New(*console)
 	boot.Reached(guestapi.BootStarted, version)
+	if p, err := loadProbe(src); err == nil && p.Only {
+		return onlyProbe(ctx, p, boot, errs)
+	}
 	c, warnings, err := loadConfig(src)
 	if err != nil {
 		boot.Failed(guestapi.BootConfig, err)

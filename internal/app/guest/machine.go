@@ -29,6 +29,7 @@ import (
 type machineOptions struct {
 	Volume     string        `conf:"gotrove.volume" default:"directory" help:"What data_dir is: directory, or attached, which is the file system of the volume that the cloud attached."`
 	VolumeID   string        `conf:"gotrove.volume_id" help:"The attached volume's id; if empty, it is the only disk that nothing else is on."`
+	Probe      bool          `conf:"gotrove.probe" default:"false" help:"The machine is there to try the way to the bus, as that of trove-manage doctor --guest: the agent serves nobody."`
 	VolumeWait time.Duration `conf:"gotrove.volume_wait" default:"60" help:"How long the attached volume may take to appear."`
 }
 

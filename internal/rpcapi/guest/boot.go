@@ -21,7 +21,11 @@ const (
 	BootFound     BootStage = "volume found"       //
 	BootFormatted BootStage = "volume formatted"   //
 	BootMounted   BootStage = "volume mounted"     //
+	BootAddress   BootStage = "address given"      // of the machine, by a probe only
+	BootName      BootStage = "broker resolved"    // its name, by a probe only
+	BootRoute     BootStage = "route found"        // to the broker, by a probe only
 	BootBroker    BootStage = "broker reached"     // it answers at its port
+	BootTLS       BootStage = "TLS agreed"         // with the broker, by a probe only
 	BootLogin     BootStage = "login accepted"     //
 	BootHeartbeat BootStage = "heartbeat sent"     // the first one that the broker confirmed
 	BootRuntime   BootStage = "runtime ready"      // Docker answers
