@@ -13,7 +13,7 @@ FUZZ_TIME := 20s
 export CGO_ENABLED ?= 0
 export GOTOOLCHAIN := local
 
-.PHONY: help build test test-short chaos lint fuzz bench demo demo-stop demo-clean
+.PHONY: help build test test-short test-openstack guest-image chaos lint fuzz bench demo demo-stop demo-clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,6 +37,14 @@ chaos: build ## break everything in turn under 100 instances, on both databases:
 
 test-short: ## run the tests that need nothing but Go
 	$(GO) test -short ./...
+
+test-openstack: build ## a real OpenStack on this machine, our services, every call on it: 60 min, 8 GiB, root
+	@scripts/install engines guest-image
+	test/openstack/run
+
+guest-image: build ## the image of a cloud's servers: bin/gotrove-guest.qcow2, root
+	@scripts/install guest-image
+	packaging/guest-image/build
 
 lint: ## gofmt, vet and staticcheck (golangci-lint too where it is installed)
 	@scripts/lint $(GO)
