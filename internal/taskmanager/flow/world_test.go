@@ -30,6 +30,8 @@ type world struct {
 	t     *testing.T
 	store *store.Store
 	lease time.Duration // of engines; 0 as it is by default
+	// place is the cloud of a process; nil: fakeCloud.
+	place func(g *worktest.Gate) cloud.Cloud
 
 	mu      sync.Mutex
 	things  map[string]bool // "server i1", "queue i1"…
@@ -159,7 +161,11 @@ func (w *world) engine(g *worktest.Gate, change func(*flow.Options)) (*work.Engi
 	if change != nil {
 		change(&o)
 	}
-	f := flow.New(gatedStore{w.store, g}, fakeCloud{w, g}, fakeGuest{w, g}, fakeGuest{w, g}, fakeBus{w, g}, o)
+	var place cloud.Cloud = fakeCloud{w, g}
+	if w.place != nil {
+		place = w.place(g)
+	}
+	f := flow.New(gatedStore{w.store, g}, place, fakeGuest{w, g}, fakeGuest{w, g}, fakeBus{w, g}, o)
 	return work.New(g.Store(w.store), work.Options{Poll: 50 * time.Millisecond, Lease: w.lease, Log: quiet, Monotonic: w.now,
 		Retry: work.Backoff{First: time.Millisecond, Most: 10 * time.Millisecond}}, f.All()...)
 }

@@ -185,6 +185,18 @@ func (c *Cloud) Left(id string) []string {
 	return out
 }
 
+// Made counts what there ever was of a kind in the service's project.
+func (c *Cloud) Made(kind string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.kinds[kind] {
+		if t.obj["project_id"] == Project {
+			n++
+		}
+	}
+	return n
+}
+
 // All gives the things of a kind (servers, ports, security-groups, volumes,
 // floatingips) as the services show them.
 func (c *Cloud) All(kind string) []map[string]any {
@@ -441,7 +453,7 @@ func (c *Cloud) keystone(r *http.Request, body obj) answer {
 	entry := func(kind, path string) obj {
 		var all []obj
 		for _, iface := range []string{"public", "internal"} {
-			all = append(all, obj{"id": newID(), "interface": iface, "region": Region, "region_id": Region, "url": c.server.URL + path})
+			all = append(all, obj{"id": newID(), "interface": iface, "region": Region, "region_id": Region, "url": "http://" + r.Host + path})
 		}
 		return obj{"type": kind, "name": kind, "id": newID(), "endpoints": all}
 	}
