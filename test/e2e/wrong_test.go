@@ -18,6 +18,14 @@ import (
 // and the operation each give the cause, and deleting it leaves nothing.
 func (s *standalone) creationFails(datastore string, words ...string) {
 	s.t.Helper()
+	s.creationFailed(datastore, words...)
+	s.exactly()
+	s.quota(0)
+}
+
+// creationFailed is creationFails, which does not look for what is left.
+func (s *standalone) creationFailed(datastore string, words ...string) {
+	s.t.Helper()
 	s.refuses(1, words, "instance", "create", "fails", "--datastore", datastore, "--flavor", "db.tiny", "--database", "d",
 		"--user", "u", "--password-file", s.secretFile(password), "--wait", "--timeout", patience.String())
 	id := s.trovectl("instance", "show", "fails", "-f", "value", "-c", "ID")
@@ -35,8 +43,6 @@ func (s *standalone) creationFails(datastore string, words ...string) {
 	}
 	says(s.t.Errorf, "the operations", fmt.Sprintf("%s", list.Operations), words...)
 	s.remove(id)
-	s.exactly()
-	s.quota(0)
 }
 
 // standaloneFails starts a troved that must end with exit code 1 and say why.

@@ -128,9 +128,6 @@ type Options struct {
 	ControlExchange string
 	ConductorQueue  string
 	GuestConfig     []byte
-	// OfflineVolumeResize: volumes grow while they are detached, whatever the
-	// cloud can.
-	OfflineVolumeResize bool
 	// DefaultCIDRs may reach an instance that says nothing of its own;
 	// everyone if empty.
 	DefaultCIDRs []string

@@ -158,10 +158,6 @@ func (f *Flows) volumeGrow(ctx context.Context, r *volumeRun) work.Outcome {
 	if err != nil {
 		return work.Fail(err)
 	}
-	if f.opts.OfflineVolumeResize {
-		r.State.Offline = true
-		return work.Next()
-	}
 	err = f.cloud.StartGrow(ctx, ownerOf(inst), r.State.Request.NewSize)
 	if trove.IsKind(err, trove.KindConflict) {
 		r.State.Offline = true
