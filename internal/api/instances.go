@@ -52,12 +52,12 @@ func (s *Server) instances(q *request, short bool, show func(view.Viewer, *trove
 func (s *Server) showInstance(q *request) (response, error) {
 	v := q.viewer()
 	shown := v.InstanceDetail(q.instance)
-	if s.answers(q.instance, v) {
+	if s.answers(q.instance) {
 		// What checking the token took goes off the wait, or a caller who comes with a
 		// new one waits longer than the rest.
 		ctx, cancel := context.WithDeadline(q.Context(), q.trail.began.Add(s.config.UsageTimeout+s.config.UsageTimeout/8))
 		defer cancel()
-		if u, err := s.usages.of(ctx, q.instance.ID, v.Now, s.usage); err == nil {
+		if u, err := s.usages.of(ctx, q.instance.ID, s.clock(), s.usage); err == nil {
 			shown.SetUsage(u)
 		} else {
 			s.log.DebugContext(q.Context(), "no use of the volume", "error", err)
@@ -68,13 +68,13 @@ func (s *Server) showInstance(q *request) (response, error) {
 
 // answers reports whether asking the instance's agent is worth the wait: it is
 // not while something is done to the instance, nor when its heartbeats stopped.
-func (s *Server) answers(i *trove.Instance, v view.Viewer) bool {
+func (s *Server) answers(i *trove.Instance) bool {
 	switch i.Status() {
 	case trove.StatusBuild, trove.StatusReboot, trove.StatusResize, trove.StatusPromote, trove.StatusEject,
 		trove.StatusUpgrade, trove.StatusShutdown:
 		return false
 	}
-	return i.VolumeSize > 0 && i.Server.Status == trove.ServerActive && v.Now.Sub(i.ServiceUpdated) <= s.config.HeartbeatExpiry
+	return i.VolumeSize > 0 && i.Server.Status == trove.ServerActive && i.ServiceAge <= s.config.HeartbeatExpiry
 }
 
 // usage asks the agent, but not for long: the answer is an extra.

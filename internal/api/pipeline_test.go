@@ -193,6 +193,12 @@ func TestRateLimitComesBack(t *testing.T) {
 	for range 60 {
 		h.want(200, demo, "GET", "flavors", "")
 	}
+	h.want(413, demo, "GET", "flavors", "")
+	// A clock that is set back, or forth, locks nobody out.
+	for _, jump := range []time.Duration{-5 * time.Minute, 5 * time.Minute} {
+		h.clock.add(jump)
+		h.want(200, demo, "GET", "flavors", "")
+	}
 }
 
 func TestCORS(t *testing.T) {

@@ -42,10 +42,7 @@ func (l *rates) take(verb, project string, now time.Time) error {
 	key := rateKey{verb, project}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	empty := l.buckets[key]
-	if empty.Before(now) {
-		empty = now
-	}
+	empty := l.level(key, now)
 	empty = empty.Add(l.interval)
 	if over := empty.Sub(now) - l.interval*time.Duration(l.perMinute); over > 0 {
 		return &rateError{verb: verb, limit: l.perMinute, retry: over}
@@ -55,6 +52,17 @@ func (l *rates) take(verb, project string, now time.Time) error {
 	}
 	l.buckets[key] = empty
 	return nil
+}
+
+// level is when a bucket will be empty, now if it is. No bucket is ever fuller
+// than full: one that seems to be is of a clock that was set back since, and
+// must not lock its project out until it is that time again. l.mu is held.
+func (l *rates) level(key rateKey, now time.Time) time.Time {
+	empty := l.buckets[key]
+	if empty.Before(now) || empty.Sub(now) > rateWindow {
+		return now
+	}
+	return empty
 }
 
 // drop makes room: all empty buckets go, and if there were none, any one does
@@ -81,7 +89,7 @@ func (l *rates) left(verb, project string, now time.Time) (remaining int, next t
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	empty := l.buckets[rateKey{verb, project}]
+	empty := l.level(rateKey{verb, project}, now)
 	if !empty.After(now) {
 		return l.perMinute, now
 	}

@@ -171,7 +171,7 @@ func (q *request) viewer() view.Viewer {
 	s := q.server
 	return view.Viewer{
 		Host: s.host(q.Request), ProjectID: q.creds.ProjectID, Admin: q.creds.IsAdmin,
-		Now: s.clock(), HeartbeatExpiry: s.config.HeartbeatExpiry, Region: s.config.Region,
+		HeartbeatExpiry: s.config.HeartbeatExpiry, Region: s.config.Region,
 	}
 }
 

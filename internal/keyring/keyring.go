@@ -197,8 +197,11 @@ func (r *Ring) of(ctx context.Context, instanceID string) (e *entry, cached bool
 	r.mu.RLock()
 	e = r.cache[instanceID]
 	r.mu.RUnlock()
-	if e != nil && r.clock().Sub(e.loaded) < fresh {
-		return e, true, nil
+	if e != nil {
+		// A clock may be set back.
+		if age := r.clock().Sub(e.loaded); 0 <= age && age < fresh {
+			return e, true, nil
+		}
 	}
 	e, err = r.load(ctx, instanceID)
 	return e, false, err
@@ -258,7 +261,7 @@ func (r *Ring) ready(e *entry, instanceID string, before *entry) error {
 // openers are the keys that what an agent sent may be sealed with.
 func (e *entry) openers(now time.Time) []*seal.Key {
 	all := [3]*seal.Key{e.current, e.pending}
-	if now.Before(e.lateUntil) {
+	if left := e.lateUntil.Sub(now); 0 < left && left <= lateFor {
 		all[2] = e.late
 	}
 	out := all[:0]

@@ -40,12 +40,12 @@ func (s *Store) Backlog(ctx context.Context, expiry time.Duration) (b Backlog, e
 			return err
 		}
 		var oldest sql.NullInt64
-		if _, err := c.one(ctx, "SELECT COUNT(*), "+s.d.nowMicros+" - MIN(created) FROM outbox", nil, &b.Outbox, &oldest); err != nil {
+		var micros int64
+		if _, err := c.one(ctx, "SELECT COUNT(*), "+s.d.nowMicros+" - MIN(created), "+s.d.nowMicros+" FROM outbox", nil, &b.Outbox, &oldest, &micros); err != nil {
 			return err
 		}
 		b.OutboxOldest = time.Duration(max(0, oldest.Int64)) * time.Microsecond
-		// Our own clock wrote the times.
-		now := s.clock()
+		now := s.serverTime(micros)
 		live := " FROM instances i JOIN service_statuses s ON s.instance_id = i.id WHERE i.deleted = ? AND i.task_id <> ?"
 		var silent sql.NullInt64
 		if _, err := c.one(ctx, "SELECT COUNT(*), SUM(CASE WHEN s.updated_at < ? THEN 1 ELSE 0 END)"+live,

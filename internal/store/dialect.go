@@ -23,6 +23,9 @@ type dialect struct {
 	// nowMicros is an expression for the database's own clock in Unix
 	// microseconds: what leases are compared with.
 	nowMicros string
+	// nowSeconds is the same for the original's columns: UTC, whole seconds.
+	// Empty where the database runs in this process and has no clock but ours.
+	nowSeconds string
 	// bigint is a placeholder for a 64-bit number where the statement alone
 	// does not say so.
 	bigint string

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -86,12 +87,12 @@ func (t *tx) heartbeats(ctx context.Context, beats []InstanceBeat, results []Bea
 	if len(beats) > 1 {
 		t.prepared = nil // these texts are of any length: they do not come again
 	}
-	pulses, ids, err := t.pulses(ctx, beats)
+	pulses, ids, now, err := t.pulses(ctx, beats)
 	if err != nil {
 		return err
 	}
 	done := map[handled]bool{}
-	latest := float64(t.s.clock().Unix()) + maxAhead
+	latest := float64(now.Unix()) + maxAhead
 	for i, b := range beats {
 		p := pulses[b.InstanceID]
 		if !p.live {
@@ -107,10 +108,11 @@ func (t *tx) heartbeats(ctx context.Context, beats []InstanceBeat, results []Bea
 	if err := t.acknowledge(ctx, done); err != nil {
 		return err
 	}
-	return t.writePulses(ctx, pulses, ids)
+	return t.writePulses(ctx, pulses, ids, now)
 }
 
-// maxAhead is how far, in seconds, a guest's clock may be ahead of ours.
+// maxAhead is how far, in seconds, a guest's clock may be ahead of the
+// database's.
 const maxAhead = 60
 
 // take is what one beat changes; it reports whether it is applied. The order
@@ -136,8 +138,8 @@ func (p *pulse) take(b Beat, latest float64) bool {
 
 // pulses reads what there is of the instances of beats, and lets nobody else
 // change it. ids are those instances, in the order in which all who lock
-// several do so.
-func (t *tx) pulses(ctx context.Context, beats []InstanceBeat) (_ map[string]*pulse, ids []any, err error) {
+// several do so. now is the database's clock.
+func (t *tx) pulses(ctx context.Context, beats []InstanceBeat) (_ map[string]*pulse, ids []any, now time.Time, err error) {
 	pulses := make(map[string]*pulse, len(beats))
 	for _, b := range beats {
 		if pulses[b.InstanceID] == nil {
@@ -153,10 +155,11 @@ func (t *tx) pulses(ctx context.Context, beats []InstanceBeat) (_ map[string]*pu
 		instances += byIndex("PRIMARY")
 	}
 	where := " WHERE instances.id IN (" + marks(len(ids)) + ")"
-	if err := t.each(ctx, "SELECT id, deleted"+instances+where+" ORDER BY id"+t.s.d.forUpdate, ids, func(r *sql.Rows) error {
+	var micros int64
+	if err := t.each(ctx, "SELECT id, deleted, "+t.s.d.nowMicros+instances+where+" ORDER BY id"+t.s.d.forUpdate, ids, func(r *sql.Rows) error {
 		var id string
 		var deleted sql.NullBool
-		err := r.Scan(&id, &deleted)
+		err := r.Scan(&id, &deleted, &micros)
 		// The collation of a database that the original made may take another
 		// id for the same.
 		if p := pulses[id]; p != nil && id != "" {
@@ -164,8 +167,9 @@ func (t *tx) pulses(ctx context.Context, beats []InstanceBeat) (_ map[string]*pu
 		}
 		return err
 	}); err != nil {
-		return nil, nil, err
+		return nil, nil, now, err
 	}
+	now = t.s.serverTime(micros)
 	var several []any
 	if err := t.each(ctx, "SELECT instances.id, c.sent, s.id, s.status_id, s.status_description"+instances+`
 		LEFT JOIN conductor_lastseen c ON c.instance_id = instances.id AND c.method_name = 'heartbeat'
@@ -189,7 +193,7 @@ func (t *tx) pulses(ctx context.Context, beats []InstanceBeat) (_ map[string]*pu
 		}
 		return err
 	}); err != nil || len(several) == 0 {
-		return pulses, ids, err
+		return pulses, ids, now, err
 	}
 	// Of several rows the last written tells.
 	err = t.each(ctx, "SELECT instance_id, status_id, status_description FROM service_statuses WHERE instance_id IN ("+marks(len(several))+") ORDER BY updated_at",
@@ -202,14 +206,14 @@ func (t *tx) pulses(ctx context.Context, beats []InstanceBeat) (_ map[string]*pu
 			}
 			return err
 		})
-	return pulses, ids, err
+	return pulses, ids, now, err
 }
 
 // writePulses writes what is to be, and wakes the work of those whose status
 // changed.
-func (t *tx) writePulses(ctx context.Context, pulses map[string]*pulse, ids []any) error {
+func (t *tx) writePulses(ctx context.Context, pulses map[string]*pulse, ids []any, now time.Time) error {
 	var sent, said, changed []any
-	now := t.s.now()
+	now = now.UTC().Truncate(time.Second)
 	for _, id := range ids {
 		p := pulses[id.(string)]
 		if p.newSent {

@@ -54,8 +54,8 @@ func (s *Store) Instance(ctx context.Context, id string) (*trove.Instance, error
 }
 
 func (c session) instance(ctx context.Context, id string) (*trove.Instance, error) {
-	rows := newInstanceRows(false)
-	if err := c.each(ctx, instanceQuery, []any{false, false, false, id, false}, rows.scan); err != nil {
+	rows := newInstanceRows(c.s, false)
+	if err := c.each(ctx, c.s.d.instanceQuery(), []any{false, false, false, id, false}, rows.scan); err != nil {
 		return nil, err
 	}
 	found := rows.complete()

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"math"
 	"slices"
 	"strings"
 
@@ -28,10 +29,19 @@ const (
 		LEFT JOIN backups b ON b.instance_id = i.id AND b.deleted = ? AND b.state IN ('NEW', 'BUILDING', 'SAVING')`
 	restJoins = `
 		LEFT JOIN instance_faults f ON f.instance_id = i.id AND f.deleted = ?`
-
-	instanceQuery = "SELECT " + shortColumns + restColumns + " FROM instances i" + shortJoins + restJoins + `
-		WHERE i.id = ? AND i.deleted = ?`
 )
+
+// columns are those of instanceRow: the last is the clock that ages are told by.
+func (d *dialect) columns(short bool) string {
+	if short {
+		return shortColumns + ", " + d.nowMicros
+	}
+	return shortColumns + restColumns + ", " + d.nowMicros
+}
+
+func (d *dialect) instanceQuery() string {
+	return "SELECT " + d.columns(false) + " FROM instances i" + shortJoins + restJoins + " WHERE i.id = ? AND i.deleted = ?"
+}
 
 // page reads the first live instances after marker, in the order of ids, most of
 // them at most.
@@ -45,14 +55,14 @@ func (c session) page(ctx context.Context, f InstanceFilter, marker string, most
 		cut = append(cut, f.TenantID)
 	}
 	cut = append(cut, most)
-	rows := newInstanceRows(f.Short)
+	rows := newInstanceRows(c.s, f.Short)
 	if c.s.d.byIndex != nil {
 		err := c.each(ctx, c.s.d.pageQuery(f, true), slices.Concat(joined, cut), rows.scan)
 		if err != nil || rows.n < most || len(rows.found) == most {
 			return rows.complete(), err
 		}
 		// Some gave several rows, of which the last were cut off.
-		rows = newInstanceRows(f.Short)
+		rows = newInstanceRows(c.s, f.Short)
 	}
 	err := c.each(ctx, c.s.d.pageQuery(f, false), slices.Concat(cut, joined), rows.scan)
 	return rows.complete(), err
@@ -63,9 +73,9 @@ func (c session) page(ctx context.Context, f InstanceFilter, marker string, most
 // another would keep what it joined to sort it. Else the page is cut first, as
 // ids only, which is little to keep.
 func (d *dialect) pageQuery(f InstanceFilter, atOnce bool) string {
-	columns, joins := shortColumns, shortJoins
+	columns, joins := d.columns(f.Short), shortJoins
 	if !f.Short {
-		columns, joins = columns+restColumns, joins+restJoins
+		joins += restJoins
 	}
 	where, index := "i.deleted = ? AND i.id > ?", "instances_page"
 	if f.TenantID != "" {
@@ -88,6 +98,7 @@ func (d *dialect) pageQuery(f InstanceFilter, atOnce bool) string {
 // instanceRows collects the instances that a query gives, each of which may be
 // in several rows.
 type instanceRows struct {
+	s     *Store
 	row   instanceRow
 	into  []any // where the columns of a row go
 	n     int   // rows
@@ -115,10 +126,11 @@ type instanceRow struct {
 	description, message, details                  sql.NullString
 	reported, failed                               sql.NullTime
 	replica, backup                                sql.NullString
+	now                                            int64
 }
 
-func newInstanceRows(short bool) *instanceRows {
-	s := &instanceRows{known: map[string]*trove.Instance{}}
+func newInstanceRows(of *Store, short bool) *instanceRows {
+	s := &instanceRows{s: of, known: map[string]*trove.Instance{}}
 	r := &s.row
 	s.into = []any{&r.id, &r.name, &r.tenant, &r.host, &r.region, &r.flavor, &r.created, &r.task, &r.size,
 		&r.replicaOf, &r.access, &r.vID, &r.dName, &r.vName, &r.status, &r.addresses,
@@ -128,6 +140,7 @@ func newInstanceRows(short bool) *instanceRows {
 			&r.vStore, &r.vNumber, &r.vManager, &r.vImage, &r.vTags, &r.vPackages, &r.vRegistry, &r.vStrategy, &r.vActive,
 			&r.seen, &r.message, &r.details, &r.failed)
 	}
+	s.into = append(s.into, &r.now)
 	return s
 }
 
@@ -137,6 +150,9 @@ func (s *instanceRows) scan(r *sql.Rows) error {
 	}
 	s.n++
 	i, err := s.row.instance()
+	if s.row.reported.Valid {
+		i.ServiceAge = s.s.serverTime(s.row.now).Sub(i.ServiceUpdated)
+	}
 	if err != nil {
 		return err
 	}
@@ -169,7 +185,7 @@ func (s *instanceRows) complete() []*trove.Instance {
 // newest counts.
 func merge(into, i *trove.Instance) {
 	if i.ServiceUpdated.After(into.ServiceUpdated) {
-		into.Service, into.ServiceUpdated = i.Service, i.ServiceUpdated
+		into.Service, into.ServiceUpdated, into.ServiceAge = i.Service, i.ServiceUpdated, i.ServiceAge
 	}
 	if i.Fault != nil && i.Fault.Created.After(into.Fault.Created) {
 		into.Fault = i.Fault
@@ -188,7 +204,7 @@ func (r *instanceRow) instance() (*trove.Instance, error) {
 		VolumeID: r.volume.String, VolumeSize: int(r.size.Int64), ConfigurationID: r.conf.String, ReplicaOf: r.replicaOf.String,
 		ClusterID: r.cluster.String, ShardID: r.shard.String, Type: r.typ.String, EncryptedKey: r.key.String,
 		Service:        trove.ServiceStatus{Code: int(r.code.Int64), Description: r.description.String},
-		ServiceUpdated: r.reported.Time.UTC(), BackupRunning: r.backup.Valid,
+		ServiceUpdated: r.reported.Time.UTC(), ServiceAge: math.MaxInt64, BackupRunning: r.backup.Valid,
 	}
 	if r.vID.Valid {
 		i.Version = trove.DatastoreVersion{

@@ -207,6 +207,7 @@ func mysqlDialect(f flavor) *dialect {
 		bind:       func(q string) string { return q },
 		keep:       true,
 		nowMicros:  "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
+		nowSeconds: "UTC_TIMESTAMP()",
 		bigint:     "CAST(? AS SIGNED)",
 		forUpdate:  " FOR UPDATE",
 		byIndex:    func(index string) string { return " FORCE INDEX (" + index + ")" },

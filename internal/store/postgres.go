@@ -67,6 +67,7 @@ func postgresDialect() *dialect {
 		goose:       goose.DialectPostgres,
 		bind:        newNumbering().bind,
 		nowMicros:   "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000 AS BIGINT)",
+		nowSeconds:  "date_trunc('second', statement_timestamp() AT TIME ZONE 'UTC')",
 		bigint:      "CAST(? AS BIGINT)",
 		forUpdate:   " FOR NO KEY UPDATE", // FOR UPDATE would wait for those who only refer to the row
 		quote:       func(name string) string { return `"` + name + `"` },

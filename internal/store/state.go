@@ -118,9 +118,9 @@ func (s *Store) SetServiceStatus(ctx context.Context, id string, st trove.Servic
 }
 
 func (t *tx) setService(ctx context.Context, id string, st trove.ServiceStatus) error {
-	now := t.s.now()
-	n, err := t.exec(ctx, "UPDATE service_statuses SET status_id = ?, status_description = ?, updated_at = ? WHERE instance_id = ?",
-		st.Code, st.Description, now, id)
+	now, args := t.s.serverNow()
+	n, err := t.exec(ctx, "UPDATE service_statuses SET updated_at = "+now+", status_id = ?, status_description = ? WHERE instance_id = ?",
+		append(args, st.Code, st.Description, id)...)
 	if err != nil || n > 0 {
 		return err
 	}
@@ -128,8 +128,9 @@ func (t *tx) setService(ctx context.Context, id string, st trove.ServiceStatus) 
 }
 
 func (t *tx) addService(ctx context.Context, id string, st trove.ServiceStatus) error {
-	_, err := t.exec(ctx, `INSERT INTO service_statuses (id, instance_id, status_id, status_description, updated_at)
-		VALUES (?, ?, ?, ?, ?)`, trove.NewID(), id, st.Code, st.Description, t.s.now())
+	now, args := t.s.serverNow()
+	_, err := t.exec(ctx, "INSERT INTO service_statuses (updated_at, id, instance_id, status_id, status_description) VALUES ("+now+", ?, ?, ?, ?)",
+		append(args, trove.NewID(), id, st.Code, st.Description)...)
 	return err
 }
 

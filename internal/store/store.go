@@ -35,8 +35,9 @@ type Config struct {
 	URL  secret.String
 	Path string // file of an SQLite database; made, with mode 0600, if missing
 	Pool Pool
-	// Clock gives the time written into rows; time.Now if nil. Leases and what
-	// is compared with them use the database's own clock instead.
+	// Clock gives the time written into rows for people to read; time.Now if nil.
+	// What is compared (leases, deadlines, when an agent was last heard) is of the
+	// database's own clock instead: those of several processes may differ.
 	Clock func() time.Time
 	// Log gets statements that failed for no expected reason (without their
 	// values); none if nil.
@@ -248,6 +249,23 @@ func (s *Store) Stats() Stats {
 
 // now is the time for the original's columns: UTC, whole seconds.
 func (s *Store) now() time.Time { return s.clock().UTC().Truncate(time.Second) }
+
+// serverTime is what nowMicros said, or our own clock where that is the same.
+func (s *Store) serverTime(us int64) time.Time {
+	if s.d.nowSeconds == "" {
+		return s.clock()
+	}
+	return time.UnixMicro(us)
+}
+
+// serverNow is what a statement writes into a column of the original's that is
+// compared later: an expression, and its argument if it has one.
+func (s *Store) serverNow() (expression string, args []any) {
+	if s.d.nowSeconds == "" {
+		return "?", []any{s.now()}
+	}
+	return s.d.nowSeconds, nil
+}
 
 // micros is t as our own tables hold it; the zero time is 0.
 func micros(t time.Time) int64 {

@@ -110,18 +110,18 @@ func (s *Store) Events(ctx context.Context, instanceID string, after int64, limi
 func (s *Store) Operations(ctx context.Context, instanceID string, limit int) (ops []trove.Operation, err error) {
 	byID := map[string]int{}
 	err = s.read(ctx, func(ctx context.Context, c session) error {
-		err := c.each(ctx, `SELECT id, kind, outcome, rpc_context, created, ended, deadline_at, error, action FROM work
+		err := c.each(ctx, `SELECT id, kind, outcome, rpc_context, created, ended, deadline_at, error, action, `+s.d.nowMicros+` FROM work
 			WHERE subject = ? ORDER BY created DESC, id DESC LIMIT ?`, []any{instanceID, limit}, func(r *sql.Rows) error {
 			var (
-				o                        = trove.Operation{InstanceID: instanceID}
-				rpcContext               string
-				created, ended, deadline int64
+				o                             = trove.Operation{InstanceID: instanceID}
+				rpcContext                    string
+				created, ended, deadline, now int64
 			)
-			if err := r.Scan(&o.ID, &o.Kind, &o.State, &rpcContext, &created, &ended, &deadline, &o.Cause, &o.Action); err != nil {
+			if err := r.Scan(&o.ID, &o.Kind, &o.State, &rpcContext, &created, &ended, &deadline, &o.Cause, &o.Action, &now); err != nil {
 				return err
 			}
 			o.RequestID = operationRequest(rpcContext)
-			o.Started, o.Ended, o.Deadline = fromMicros(created), fromMicros(ended), fromMicros(deadline)
+			o.Started, o.Ended, o.Deadline, o.Read = fromMicros(created), fromMicros(ended), fromMicros(deadline), fromMicros(now)
 			byID[o.ID] = len(ops)
 			ops = append(ops, o)
 			return nil

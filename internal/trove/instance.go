@@ -35,9 +35,12 @@ type Instance struct {
 
 	Service        ServiceStatus
 	ServiceUpdated time.Time
-	Server         ServerObservation
-	Fault          *Fault
-	BackupRunning  bool
+	// ServiceAge is how old that was when the instance was read, both by one
+	// clock, the database's: those of the services may differ.
+	ServiceAge    time.Duration
+	Server        ServerObservation
+	Fault         *Fault
+	BackupRunning bool
 }
 
 // Access says who may reach an instance.

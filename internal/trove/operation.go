@@ -29,6 +29,7 @@ type Operation struct {
 	Started    time.Time
 	Ended      time.Time // zero while it runs
 	Deadline   time.Time // when it will be given up
+	Read       time.Time // when this was so, by the clock of the others
 	Cause      string    // of a failure
 	Action     string    // what to do about it
 	Steps      []OperationStep

@@ -243,13 +243,13 @@ func (i *Instance) Status() Status {
 	return StatusUnknown
 }
 
-// OperatingStatus computes the visible operating status at now. A heartbeat
-// older than expiry is shown as ERROR; nothing is stored.
-func (i *Instance) OperatingStatus(now time.Time, expiry time.Duration) OperatingStatus {
+// OperatingStatus computes the visible operating status. A heartbeat older than
+// expiry is shown as ERROR; nothing is stored.
+func (i *Instance) OperatingStatus(expiry time.Duration) OperatingStatus {
 	if i.Task != TaskNone || i.Server.Status != ServerActive {
 		return ""
 	}
-	if i.Service != ServiceRestartRequired && now.Sub(i.ServiceUpdated) > expiry {
+	if i.Service != ServiceRestartRequired && i.ServiceAge > expiry {
 		return OperatingError
 	}
 	return services[i.Service].word

@@ -97,7 +97,7 @@ func (v Viewer) Instance(i *trove.Instance) Instance {
 	out := Instance{
 		ID: i.ID, Name: i.Name,
 		Status:          string(i.Status()),
-		OperatingStatus: string(i.OperatingStatus(v.Now, v.HeartbeatExpiry)),
+		OperatingStatus: string(i.OperatingStatus(v.HeartbeatExpiry)),
 		Links:           v.links("instances", i.ID),
 		Flavor:          Reference{ID: i.FlavorID, Links: v.links("flavors", i.FlavorID)},
 		Region:          i.RegionID,
@@ -279,13 +279,13 @@ func (v Viewer) Operations(list []trove.Operation) []Operation {
 		shown := Operation{
 			ID: o.ID, Kind: o.Kind, State: string(o.State), RequestID: o.RequestID,
 			Started: formatExact(o.Started), Ended: formatExact(o.Ended), Deadline: formatExact(o.Deadline),
-			Elapsed: v.elapsed(o.Started, o.Ended), Cause: o.Cause, Action: o.Action,
+			Elapsed: elapsed(o.Started, o.Ended, o.Read), Cause: o.Cause, Action: o.Action,
 			Steps: make([]OperationStep, 0, len(o.Steps)),
 		}
 		for _, s := range o.Steps {
 			shown.Steps = append(shown.Steps, OperationStep{
 				Name: s.Name, State: string(s.State), Started: formatExact(s.Started), Ended: formatExact(s.Ended),
-				Elapsed: v.elapsed(s.Started, s.Ended), Message: s.Message, Progress: progress(s.Progress), Cause: s.Cause,
+				Elapsed: elapsed(s.Started, s.Ended, o.Read), Message: s.Message, Progress: progress(s.Progress), Cause: s.Cause,
 			})
 		}
 		out = append(out, shown)
@@ -294,12 +294,12 @@ func (v Viewer) Operations(list []trove.Operation) []Operation {
 }
 
 // elapsed is in seconds, to the millisecond.
-func (v Viewer) elapsed(started, ended time.Time) float64 {
+func elapsed(started, ended, now time.Time) float64 {
 	if started.IsZero() {
 		return 0
 	}
 	if ended.IsZero() {
-		ended = v.Now
+		ended = now
 	}
 	return math.Round(max(ended.Sub(started), 0).Seconds()*1000) / 1000
 }

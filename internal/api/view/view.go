@@ -23,7 +23,6 @@ type Viewer struct {
 	Host      string // as the request named it
 	ProjectID string // the caller's, whoever owns the object
 	Admin     bool
-	Now       time.Time
 	// HeartbeatExpiry is the age at which a heartbeat counts as missing.
 	HeartbeatExpiry time.Duration
 	Region          string // of instances that name none

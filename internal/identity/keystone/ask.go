@@ -22,6 +22,10 @@ import (
 // maxAnswer bounds what Keystone says of a token; a catalog is most of it.
 const maxAnswer = 4 << 20
 
+// maxSkew is how far apart Keystone's clock and ours may be before that counts:
+// what it says of its own is cut to seconds.
+const maxSkew = 2 * time.Second
+
 // refusal is that Keystone answers and does not let us work.
 type refusal struct {
 	what   string
@@ -108,6 +112,7 @@ func (v *Validator) once(ctx context.Context, address, own, token string) (ident
 	// promise to keep to their rules (identity.Identity.Permits).
 	r.Header.Set("OpenStack-Identity-Access-Rules", "1.0")
 	v.requests.Add(1)
+	began := v.o.Now()
 	answer, err := v.http.Do(r)
 	if err != nil {
 		v.failures.Add(1)
@@ -124,6 +129,12 @@ func (v *Validator) once(ctx context.Context, address, own, token string) (ident
 	}
 	if err == nil {
 		id, err = parse(b)
+	}
+	// Its end is a time of Keystone's clock. Whole seconds are no difference.
+	if date, bad := http.ParseTime(answer.Header.Get("Date")); err == nil && bad == nil {
+		if ahead := began.Sub(date); ahead.Abs() > maxSkew {
+			id.ExpiresAt = id.ExpiresAt.Add(ahead)
+		}
 	}
 	if err != nil {
 		v.failures.Add(1)

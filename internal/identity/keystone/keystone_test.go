@@ -43,6 +43,7 @@ type cloud struct {
 	odd    *string       // the answer about every token, if not nil
 	silent chan struct{} // until it is closed, if not nil
 	life   time.Duration
+	behind time.Duration // its clock is behind that of the service
 	log    bytes.Buffer
 }
 
@@ -139,7 +140,8 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
-	expires := c.now.Add(c.life).UTC().Format("2006-01-02T15:04:05.000000Z")
+	w.Header().Set("Date", c.now.Add(-c.behind).UTC().Format(http.TimeFormat))
+	expires := c.now.Add(c.life - c.behind).UTC().Format("2006-01-02T15:04:05.000000Z")
 	if r.Method == http.MethodPost {
 		c.body, _ = io.ReadAll(r.Body)
 		c.logins++
@@ -285,6 +287,25 @@ func TestNoTokenOutlivesItsEnd(t *testing.T) {
 	c.pass(time.Minute)
 	if err := c.fails(v, "good2", trove.KindUnavailable); !strings.Contains(trove.ActionOf(err), "clocks") {
 		t.Errorf("our own token has passed: %v", err)
+	}
+}
+
+// What Keystone says is of its clock, whichever of the two is wrong: a token
+// lives as long as it does, no shorter and no longer.
+func TestClocksDiffer(t *testing.T) {
+	for _, behind := range []time.Duration{5 * time.Minute, -5 * time.Minute} {
+		c := newCloud(t)
+		c.behind = behind
+		v := c.open()
+		c.good(v, "good-too") // and our own, which lives an hour
+		c.set(func() { c.life = 4 * time.Minute })
+		c.good(v, "good")
+		c.set(func() { c.revoke["good"] = 404 })
+		c.pass(4*time.Minute - 3*time.Second)
+		c.good(v, "good")
+		c.wantAsked("good", 1)
+		c.pass(4 * time.Second)
+		c.fails(v, "good", trove.KindUnauthorized)
 	}
 }
 

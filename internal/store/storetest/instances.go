@@ -37,7 +37,7 @@ func testInstance(t *testing.T, f *fixture) {
 	want.ComputeID, want.VolumeID, want.Server, want.Service = compute, volume, seen, trove.ServiceNew
 	want.Version, want.Fault = v, &trove.Fault{Message: "m", Details: "d"}
 	got := f.get(t, i.ID)
-	if d := cmp.Diff(&want, got, cmpopts.IgnoreTypes(time.Time{})); d != "" {
+	if d := cmp.Diff(&want, got, cmpopts.IgnoreTypes(time.Time{}, time.Duration(0))); d != "" {
 		t.Error(d)
 	}
 	if !got.Server.SeenAt.Equal(seen.SeenAt) {
@@ -67,7 +67,7 @@ func testBareInstance(t *testing.T, f *fixture) {
 	f.create(t, i)
 	want := *i
 	want.Service = trove.ServiceNew
-	if d := cmp.Diff(&want, f.get(t, i.ID), cmpopts.IgnoreTypes(time.Time{})); d != "" {
+	if d := cmp.Diff(&want, f.get(t, i.ID), cmpopts.IgnoreTypes(time.Time{}, time.Duration(0))); d != "" {
 		t.Error(d)
 	}
 }
@@ -177,7 +177,7 @@ func testReplicasOnPages(t *testing.T, f *fixture) {
 						w.Updated, w.Server.SeenAt = time.Time{}, time.Time{}
 						w.Version = trove.DatastoreVersion{ID: w.Version.ID, DatastoreName: w.Version.DatastoreName, Name: w.Version.Name}
 					}
-					if d := cmp.Diff(&w, i); d != "" {
+					if d := cmp.Diff(&w, i, cmpopts.IgnoreTypes(time.Duration(0))); d != "" {
 						t.Error(d)
 					}
 				}
