@@ -42,6 +42,9 @@ func (s *Server) createInstance(q *request) (response, error) {
 		return response{}, trove.Errorf(trove.KindBadRequest,
 			"Validation error: instance['region_name'] '%s' is not a region of this service; it serves %s.", region, s.config.Region)
 	}
+	if err := s.volumeType(q, version, body.object("volume").text("type")); err != nil {
+		return response{}, err
+	}
 	size, err := s.volumeSize(body)
 	if err != nil {
 		return response{}, err
@@ -240,6 +243,24 @@ func (s *Server) chooseFlavor(q *request, v trove.DatastoreVersion, body object)
 		message += " Flavors: " + strings.Join(known, ", ") + "."
 	}
 	return f, trove.Errorf(trove.KindBadRequest, "%s", message)
+}
+
+// volumeType refuses a type that a version is not bound to: where it is bound to
+// some, one of them must be named.
+func (s *Server) volumeType(q *request, v trove.DatastoreVersion, kind string) error {
+	if s.config.NoVolumes {
+		return nil
+	}
+	bound, err := s.store.VersionMetadata(q.Context(), v.ID, "volume_type")
+	if err != nil || len(bound) == 0 || slices.Contains(bound, kind) {
+		return err
+	}
+	if kind == "" {
+		return trove.Errorf(trove.KindBadRequest, "Only specific volume types are allowed for datastore %s version %s, and none is named: %s.",
+			v.DatastoreName, v.Name, strings.Join(bound, ", "))
+	}
+	return trove.Errorf(trove.KindBadRequest, "The volume type %s is not valid for datastore %s version %s: %s.",
+		shorten(kind), v.DatastoreName, v.Name, strings.Join(bound, ", "))
 }
 
 // volumeSize is in GiB, 0 where instances have no volume.

@@ -179,6 +179,16 @@ func TestQuotaIsRefusedAtomically(t *testing.T) {
 	}
 }
 
+func TestBoundVolumeTypes(t *testing.T) {
+	h := newHarness(t, func(c *api.Config) { c.DefaultDatastore = "mariadb" })
+	h.exec("INSERT INTO datastore_version_metadata (id, datastore_version_id, `key`, value, created, deleted) VALUES ('1', ?, 'volume_type', 'fast', ?, 0)", mariadbVersion, start)
+	h.refuses(t, demo, []refusal{
+		{"none named", "POST", "instances", `{"instance":{"name":"g","flavorRef":"2","volume":{"size":1}}}`, 400, "badRequest", "none is named: fast."},
+		{"another", "POST", "instances", `{"instance":{"name":"g","flavorRef":"2","volume":{"size":1,"type":"slow"}}}`, 400, "badRequest", "The volume type slow is not valid for datastore mariadb version 10.11: fast."},
+	})
+	h.want(200, demo, "POST", "instances", `{"instance":{"name":"g","flavorRef":"2","volume":{"size":1,"type":"fast"}}}`)
+}
+
 func TestBoundFlavorsAndDefaultDatastore(t *testing.T) {
 	h := newHarness(t, func(c *api.Config) { c.DefaultDatastore = "mariadb"; c.NoVolumes = true })
 	h.exec("INSERT INTO datastore_version_metadata (id, datastore_version_id, `key`, value, created, deleted) VALUES ('1', ?, 'flavor', '2', ?, 0)", mariadbVersion, start)
