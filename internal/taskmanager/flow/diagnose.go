@@ -55,15 +55,19 @@ type finding struct {
 // diagnose names the broken hop. The agent's own word counts more than what the
 // cloud shows, and that more than what can only be guessed.
 func diagnose(s signs) finding {
+	lines := guest.ParseBoot(s.console)
+	boot, broken := diagnoseBoot(lines)
 	if f, ok := diagnoseSpoken(s); ok {
+		if broken {
+			return boot
+		}
 		return f
 	}
 	if f, ok := diagnoseServer(s); ok {
 		return f
 	}
-	lines := guest.ParseBoot(s.console)
-	if f, ok := diagnoseBoot(lines); ok {
-		return f
+	if broken {
+		return boot
 	}
 	if f, ok := diagnoseCloud(s); ok {
 		return f

@@ -99,6 +99,11 @@ func (w *world) end(ctx context.Context) (e end, err error) {
 // served makes the instance, with a process that nobody kills.
 func (w *world) served() {
 	w.t.Helper()
+	w.built(flow.NewCreate(request("i1")))
+}
+
+func (w *world) built(create flow.Create) {
+	w.t.Helper()
 	e, err := w.engine(worktest.NewGate(0), nil)
 	if err != nil {
 		w.t.Fatal(err)
@@ -107,7 +112,7 @@ func (w *world) served() {
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
 	defer func() { stop(); <-ended }()
-	if err := accept(ctx, e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
+	if err := accept(ctx, e, flow.KindCreate, "m1", create); err != nil {
 		w.t.Fatal(err)
 	}
 	if op := w.operation("i1"); op.State != trove.OperationDone {

@@ -466,7 +466,7 @@ func (f fakeGuest) StartDB(_ context.Context, id, requestID string, _ guest.NewM
 
 func (f fakeGuest) MountVolume(_ context.Context, id string, d guest.Device) error {
 	return f.ask("MountVolume", id, func(a *agent, m *machine) error {
-		if m.detached || d.DevicePath != "/dev/vdb" || d.MountPoint != "/var/lib/mysql" {
+		if m.detached || !strings.HasPrefix(d.DevicePath, "/dev/") || d.MountPoint != "/var/lib/mysql" {
 			return fmt.Errorf("no device %+v", d)
 		}
 		a.mounted = true
