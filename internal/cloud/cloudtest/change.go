@@ -166,6 +166,10 @@ func grow(t *testing.T, ctx context.Context, h Harness) {
 	if err == nil {
 		look("grown online", size(2))
 	}
+	if h.Inert {
+		h.mustDestroy(t, ctx, o)
+		return
+	}
 	for range 2 {
 		h.until(t, ctx, "detach", func() (bool, error) { return h.Cloud.DetachVolume(ctx, o) })
 	}

@@ -36,11 +36,21 @@ type Harness struct {
 	// Limit of each test; 2 min. Few is how many instances are made at once; 6.
 	Limit time.Duration
 	Few   int
+	// Inert: servers run no system, which would let go of a volume.
+	Inert bool
 	// Unguarded: there are no security groups and nothing is more public than
 	// the rest, as on one machine.
 	Unguarded bool
 	// Left lists what the cloud still holds for an instance, for people to read.
 	Left func(t *testing.T, o cloud.Owner) []string
+
+	// made are the instances of a test, to be deleted if it fails.
+	made *owners
+}
+
+type owners struct {
+	mu  sync.Mutex
+	all []cloud.Owner
 }
 
 const limit = 120 * time.Second
@@ -69,8 +79,10 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			if h.Limit == 0 {
 				h.Limit = limit
 			}
+			h.made = &owners{}
 			ctx, cancel := context.WithTimeout(t.Context(), h.Limit)
 			defer cancel()
+			defer h.cleanUp(t)
 			test.run(t, ctx, h)
 		})
 	}
@@ -84,8 +96,26 @@ func (h Harness) owner() cloud.Owner {
 	}
 	b := make([]byte, 16)
 	_, _ = rand.Read(b)
-	return cloud.Owner{InstanceID: fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]),
+	o := cloud.Owner{InstanceID: fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]),
 		ProjectID: project, UserID: "u", Name: "test", Manager: h.Manager}
+	h.made.mu.Lock()
+	defer h.made.mu.Unlock()
+	h.made.all = append(h.made.all, o)
+	return o
+}
+
+// cleanUp leaves nothing behind after a test that failed: a cloud may be real.
+func (h Harness) cleanUp(t *testing.T) {
+	if !t.Failed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), h.Limit)
+	defer cancel()
+	for _, o := range h.made.all {
+		if err := h.destroy(ctx, o); err != nil {
+			t.Logf("instance %s is left behind: %v", o.InstanceID, err)
+		}
+	}
 }
 
 // steps of making an instance, in order.

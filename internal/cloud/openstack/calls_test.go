@@ -2,8 +2,14 @@ package openstack_test
 
 import (
 	"context"
+	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"maps"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -308,5 +314,46 @@ func TestOtherLogins(t *testing.T) {
 		if _, err := open(t, o).Volume(ctx, ann()); !trove.IsKind(err, trove.KindNotFound) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Certificates are checked against those that the operator names, or the
+// system's, unless the operator says for a service that they are not.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	f := openstacktest.New(t)
+	safe := httptest.NewTLSServer(f)
+	t.Cleanup(safe.Close)
+	safe.Config.ErrorLog = log.New(io.Discard, "", 0)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: safe.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := options(f)
+	o.AuthURL = safe.URL + "/identity/v3"
+	for name, test := range map[string]struct {
+		change func(o *openstack.Options)
+		works  bool
+	}{
+		"not known":         {func(*openstack.Options) {}, false},
+		"the operator's CA": {func(o *openstack.Options) { o.CAFile = ca }, true},
+		"not checked":       {func(o *openstack.Options) { o.Insecure = true }, true},
+		"not checked for another service": {func(o *openstack.Options) {
+			o.AuthURL, o.Network.Insecure = f.AuthURL(), true
+			o.Compute.URL = safe.URL + "/compute/v2.1"
+		}, false},
+		"not checked for one service": {func(o *openstack.Options) {
+			o.AuthURL, o.Compute.Insecure, o.Compute.URL = f.AuthURL(), true, safe.URL+"/compute/v2.1"
+		}, true},
+	} {
+		o := o
+		test.change(&o)
+		if _, err := open(t, o).Flavors(patience(t)); (err == nil) != test.works || err != nil && !trove.IsKind(err, trove.KindUnavailable) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	o.CAFile = filepath.Join(t.TempDir(), "none")
+	if _, err := openstack.New(o); !trove.IsKind(err, trove.KindBadRequest) {
+		t.Errorf("a CA file that is not there: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package openstack_test
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"os"
 	"regexp"
 	"strings"
@@ -49,7 +50,8 @@ func openrc(t *testing.T, path string) map[string]string {
 
 // The suite passes on real services: GOTROVE_OPENSTACK is an openrc file of the
 // service's user, GOTROVE_OPENSTACK_NETWORK the name of a network with a router
-// (private). Servers have an empty disk and boot nothing.
+// (private). Servers have an empty disk and boot nothing, unless
+// GOTROVE_OPENSTACK_IMAGE names an image.
 func TestSuiteOnRealServices(t *testing.T) {
 	path := os.Getenv("GOTROVE_OPENSTACK")
 	if path == "" {
@@ -61,9 +63,14 @@ func TestSuiteOnRealServices(t *testing.T) {
 		Region: env["OS_REGION_NAME"], AccessCheck: true, OfflineGrow: true, FileOwner: "root:root"}
 	r := login(t, env)
 	network := r.networkNamed(t, cmp.Or(os.Getenv("GOTROVE_OPENSTACK_NETWORK"), "private"))
-	blank := r.blank(t)
+	image, inert := os.Getenv("GOTROVE_OPENSTACK_IMAGE"), false
+	if image == "" {
+		image, inert = r.blank(t), true
+	} else {
+		image = r.imageNamed(t, image)
+	}
 	cloudtest.Run(t, func(t *testing.T) cloudtest.Harness {
-		return cloudtest.Harness{Cloud: cloudtest.Persistent(open(t, o)), Manager: "mariadb", Project: network.ProjectID, ImageID: blank,
+		return cloudtest.Harness{Cloud: cloudtest.Persistent(open(t, o)), Manager: "mariadb", Project: network.ProjectID, ImageID: image, Inert: inert,
 			NICs: []trove.NIC{{NetworkID: network.ID}}, Pause: time.Second, Limit: 10 * time.Minute, Few: 2,
 			Left: r.left}
 	})
@@ -100,6 +107,19 @@ func (r real) networkNamed(t *testing.T, name string) networks.Network {
 	return all[0]
 }
 
+func (r real) imageNamed(t *testing.T, name string) string {
+	t.Helper()
+	pages, err := images.List(r.image, images.ListOpts{Name: name, Sort: "created_at:desc"}).AllPages(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := images.ExtractImages(pages)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("images called %s: %+v, %v", name, all, err)
+	}
+	return all[0].ID
+}
+
 // blank makes an image of zeros, until the test ends.
 func (r real) blank(t *testing.T) string {
 	t.Helper()
@@ -107,7 +127,7 @@ func (r real) blank(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { images.Delete(t.Context(), r.image, i.ID) })
+	t.Cleanup(func() { images.Delete(context.WithoutCancel(t.Context()), r.image, i.ID) })
 	if err := imagedata.Upload(t.Context(), r.image, i.ID, bytes.NewReader(make([]byte, 1<<20))).ExtractErr(); err != nil {
 		t.Fatal(err)
 	}

@@ -440,6 +440,13 @@ func callName(r *http.Request, path []string) string {
 	return name
 }
 
+func scheme(r *http.Request) string {
+	if r.TLS != nil {
+		return "https://"
+	}
+	return "http://"
+}
+
 func (c *Cloud) keystone(r *http.Request, body obj) answer {
 	if r.Method != http.MethodPost {
 		return ok(obj{"version": obj{"id": "v3.14", "status": "stable"}})
@@ -453,7 +460,7 @@ func (c *Cloud) keystone(r *http.Request, body obj) answer {
 	entry := func(kind, path string) obj {
 		var all []obj
 		for _, iface := range []string{"public", "internal"} {
-			all = append(all, obj{"id": newID(), "interface": iface, "region": Region, "region_id": Region, "url": "http://" + r.Host + path})
+			all = append(all, obj{"id": newID(), "interface": iface, "region": Region, "region_id": Region, "url": scheme(r) + r.Host + path})
 		}
 		return obj{"type": kind, "name": kind, "id": newID(), "endpoints": all}
 	}
