@@ -21,7 +21,7 @@ var accepted = []struct{ group, names, reason string }{
 	{"DEFAULT", "enable_secure_rpc_messaging", "messages are sealed if the instance has a key"},
 	{"DEFAULT", "rpc_response_timeout executor_thread_pool_size taskmanager_queue host", "the agent makes no calls, and its name is the instance's id"},
 	{"DEFAULT", "use_syslog use_journal syslog_log_facility log_file log_dir logfile logdir use_json use_stderr log_config_append default_log_levels", "what the agent logs goes to its standard error"},
-	{"mysql", "*", "this release has no such engine"}, {"mariadb", "*", onlyImage}, {"postgresql", "*", onlyImage},
+	{"mysql", "*", onlyImage}, {"mariadb", "*", onlyImage}, {"postgresql", "*", onlyImage},
 	{"guest_agent", "*", "of this group the agent takes the login at a registry"},
 	{"service_credentials", "*", "an agent has no login at OpenStack; take it out of the file"},
 	{"oslo_messaging_notifications", "*", "agents send no notifications"},

@@ -16,7 +16,7 @@ import (
 // it: the original's names where it has the option, group [gotrove] for ours.
 type config struct {
 	GuestID         string        `conf:"DEFAULT.guest_id" help:"The instance's id."`
-	Manager         string        `conf:"DEFAULT.datastore_manager" help:"Which engine: mariadb or postgresql."`
+	Manager         string        `conf:"DEFAULT.datastore_manager" help:"Which engine: mariadb, mysql or postgresql."`
 	Version         string        `conf:"DEFAULT.datastore_version" help:"Its version."`
 	TenantID        string        `conf:"DEFAULT.tenant_id" help:"The project's id."`
 	TransportURL    secret.String `conf:"DEFAULT.transport_url" help:"The bus, with the agent's own login. A secret."`

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/mariadb"
+	"github.com/gotrove/gotrove/internal/guest/engine/mysql"
 	"github.com/gotrove/gotrove/internal/guest/engine/postgres"
 	"github.com/gotrove/gotrove/internal/guest/runtime"
 	"github.com/gotrove/gotrove/internal/guest/runtime/docker"
@@ -29,15 +30,16 @@ type dockerOptions struct {
 	Password secret.String `conf:"guest_agent.container_registry_password" help:"That user's password. A secret."`
 
 	MariaDB    string `conf:"mariadb.docker_image" default:"mariadb" help:"Image of MariaDB; without a tag, the datastore version is it."`
+	MySQL      string `conf:"mysql.docker_image" default:"mysql" help:"The same of MySQL."`
 	PostgreSQL string `conf:"postgresql.docker_image" default:"postgres" help:"The same of PostgreSQL."`
 }
 
 // defaultImages are the names of the images by manager.
-var defaultImages = map[string]string{mariadb.Manager: "mariadb", postgres.Manager: "postgres"}
+var defaultImages = map[string]string{mariadb.Manager: "mariadb", mysql.Manager: "mysql", postgres.Manager: "postgres"}
 
 // image is the image of a manager's version.
 func (o *dockerOptions) image(manager, version string) string {
-	name := map[string]string{mariadb.Manager: o.MariaDB, postgres.Manager: o.PostgreSQL}[manager]
+	name := map[string]string{mariadb.Manager: o.MariaDB, mysql.Manager: o.MySQL, postgres.Manager: o.PostgreSQL}[manager]
 	if last := name[strings.LastIndex(name, "/")+1:]; strings.ContainsAny(last, ":@") {
 		return name
 	}

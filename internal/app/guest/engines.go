@@ -7,13 +7,13 @@ import (
 	"flag"
 	"io"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/mariadb"
+	"github.com/gotrove/gotrove/internal/guest/engine/mysql"
 	"github.com/gotrove/gotrove/internal/guest/engine/postgres"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -40,6 +40,11 @@ var kinds = map[string]kind{
 		template:  mariadb.Template,
 		installed: installedMariaDB,
 	},
+	mysql.Manager: {
+		open:      func(s engine.Settings) engine.Engine { return mysql.New(s) },
+		template:  mysql.Own().Template,
+		installed: installedMySQL,
+	},
 	postgres.Manager: {
 		open:      func(s engine.Settings) engine.Engine { return postgres.New(s) },
 		template:  postgres.Template,
@@ -57,15 +62,19 @@ func kindOf(manager string) (kind, error) {
 }
 
 func installedMariaDB(ctx context.Context) ([]installation, error) {
-	p, err := mariadb.Find("")
-	if err != nil {
-		return nil, nil // it is not here
-	}
-	version, err := p.Version(ctx)
-	if err != nil {
+	version, dir, ok, err := mariadb.Installed(ctx)
+	if !ok {
 		return nil, err
 	}
-	return []installation{{Manager: mariadb.Manager, Version: version, BinDir: filepath.Dir(p.Server)}}, nil
+	return []installation{{Manager: mariadb.Manager, Version: version, BinDir: dir}}, nil
+}
+
+func installedMySQL(ctx context.Context) ([]installation, error) {
+	version, dir, ok := mysql.Installed(ctx)
+	if !ok {
+		return nil, nil
+	}
+	return []installation{{Manager: mysql.Manager, Version: version, BinDir: dir}}, nil
 }
 
 func installedPostgreSQL(ctx context.Context) ([]installation, error) {

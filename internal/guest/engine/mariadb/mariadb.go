@@ -1,200 +1,107 @@
-// Package mariadb is the MariaDB engine.
-//
-// The data directory comes from a template without any account but the
-// server's own locked one, so a server that runs before ours is made lets
-// nobody in. The administrator's account is made by the server itself, from
-// its init file, before it listens. All else goes through the server's socket
-// as that account. The package runs no server: it says what to run.
+// Package mariadb is the MariaDB engine: MySQL's, in another dialect.
 package mariadb
 
 import (
 	"context"
-	"database/sql"
-	"errors"
-	"io"
-	"io/fs"
-	"os"
+	"fmt"
 	"path/filepath"
-	"strings"
-	"sync"
-	"syscall"
-	"time"
-
-	"github.com/go-sql-driver/mysql"
+	"regexp"
+	"strconv"
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
-	"github.com/gotrove/gotrove/internal/guest/engine/template"
+	"github.com/gotrove/gotrove/internal/guest/engine/mysql"
 	"github.com/gotrove/gotrove/internal/guest/runtime"
-	"github.com/gotrove/gotrove/internal/trove"
 )
 
 // Manager is the datastore manager's name, Port the engine's standard port.
 const (
 	Manager = "mariadb"
-	Port    = 3306
+	Port    = mysql.Port
 )
 
-// administrator is the account the agent uses, from this machine only.
-const administrator = "os_admin"
-
 // Engine is the MariaDB of one instance.
-type Engine struct {
-	set engine.Settings
-
-	mu sync.Mutex
-	db *sql.DB // nil until first used
-}
-
-var _ engine.Engine = (*Engine)(nil)
+type Engine = mysql.Engine
 
 // New makes the engine of an instance. It touches nothing.
-func New(s engine.Settings) *Engine {
-	if s.Port == 0 {
-		s.Port = Port
-	}
-	return &Engine{set: s}
+func New(s engine.Settings) *Engine { return mysql.NewOf(dialect(), s) }
+
+// Template builds the template of the installed version and returns its path,
+// so that the first instance need not wait for it.
+func Template(ctx context.Context, s engine.Settings) (string, error) {
+	return dialect().Template(ctx, s)
 }
 
-// Manager is mariadb.
-func (e *Engine) Manager() string { return Manager }
-
-// Initialised reports whether the data directory is whole, which it becomes
-// last.
-func (e *Engine) Initialised() (bool, error) { return template.Made(e.set.DataDir) }
-
-// Command is what to run. The server reads our files only; until Started has
-// been called it makes the administrator's account as it starts.
-func (e *Engine) Command() (runtime.Spec, error) {
-	p, err := programs(e.set)
+// Installed gives version and directory of the MariaDB of this machine; ok is
+// false if there is none.
+func Installed(ctx context.Context) (version, dir string, ok bool, err error) {
+	d := dialect()
+	if _, err := d.Find("", d.Installer); err != nil {
+		return "", "", false, nil
+	}
+	server, err := d.Find("", d.Server)
 	if err != nil {
-		return runtime.Spec{}, err
+		return "", "", false, nil
 	}
-	argv := []string{p.Server, "--defaults-file=" + e.configFile()}
-	if _, err := os.Lstat(e.initFile()); err == nil {
-		argv = append(argv, "--init-file="+e.initFile())
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return runtime.Spec{}, template.Explain(err, e.initFile())
-	}
-	return runtime.Spec{
-		InstanceID: e.set.InstanceID, Name: Manager, Argv: argv, Dir: e.set.DataDir, LogFile: e.logFile(), StopSignal: syscall.SIGTERM,
-		Env:  []string{"UMASK=0600", "UMASK_DIR=0700"},
-		Dirs: []string{filepath.Dir(e.set.DataDir), e.set.SecretsDir, e.set.ConfigDir, e.set.RunDir}, Port: e.set.Port,
-		// Whom it does not know it answers too, and that is enough.
-		Health: []string{"mariadb-admin", "--no-defaults", "--socket=" + e.socket(), "ping"},
-	}, nil
+	version, err = d.Version(ctx, runtime.Host{}, server)
+	return version, filepath.Dir(server), err == nil, err
 }
 
-// Ready asks the server something.
-func (e *Engine) Ready(ctx context.Context) error {
-	db, err := e.open()
-	if err != nil {
-		return err
+const mib = 1 << 20
+
+// smallestRedo is the size of the redo log of small flavors and in a template,
+// in MiB. A server whose log has another size than configured makes a new one
+// before it serves, which takes longer than all the rest of its start.
+const smallestRedo = 64
+
+func dialect() *mysql.Dialect {
+	return &mysql.Dialect{
+		Manager: Manager, Product: "MariaDB",
+		Server: "mariadbd", Installer: "mariadb-install-db", Admin: "mariadb-admin", Package: "mariadb-server-core",
+		VersionNumber: regexp.MustCompile(`Ver (\d+\.\d+\.\d+)-MariaDB`),
+		Recipe:        2, Room: (smallestRedo + 32) * mib,
+		// Only the account the server's own views run as stays, which is locked:
+		// the installer makes a root without a password on every address of the
+		// machine.
+		NoAccounts: "DELETE FROM mysql.global_priv WHERE User <> 'mariadb.sys';\nDELETE FROM mysql.db;\nDELETE FROM mysql.proxies_priv;\n",
+		InstallArgs: func(dir, statements string) []string {
+			return []string{"--no-defaults", "--datadir=" + dir, "--extra-file=" + statements,
+				"--skip-test-db", "--skip-name-resolve", "--force", "--auth-root-authentication-method=normal",
+				"--innodb-log-file-size=" + strconv.Itoa(smallestRedo*mib),
+				// The whole directory is made durable afterwards.
+				"--innodb-flush-method=nosync"}
+		},
+		Group: "mariadbd", Memory: memory,
+		Session: map[string]string{"sql_mode": "''", "sql_log_off": "1", "slow_query_log": "0", "lock_wait_timeout": "30"},
+		SetUser: func(account, password string) string {
+			return "CREATE OR REPLACE USER " + account + " IDENTIFIED BY " + password + ";\n"
+		},
+		MaxUser:       80,
+		ReservedUsers: []string{"os_admin", "root", "mariadb.sys", "mysql", "public"},
+		NoRole:        "is_role = 'N'",
+		RootLocked:    "SELECT COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') IN ('1', 'true') FROM mysql.global_priv",
+		KillUser:      "KILL HARD CONNECTION USER ",
 	}
-	var one int
-	if err := db.QueryRowContext(ctx, "SELECT 1").Scan(&one); err != nil {
-		return trove.Errorf(trove.KindUnavailable, "MariaDB does not answer: %w", err)
-	}
-	return nil
 }
 
-// Started removes the init file: the server has read it and the account is
-// there, for Ready used it.
-func (e *Engine) Started(ctx context.Context) error {
-	if err := e.Ready(ctx); err != nil {
-		return err
-	}
-	if err := os.Remove(e.initFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return template.Explain(err, e.initFile())
-	}
-	return nil
+// memory are the settings that follow from the flavor's memory in MiB.
+func memory(mb int) string {
+	small := mysql.Clamp(mb/64, 4, 128)
+	// The server keeps two and fills both with zeros when it starts.
+	logBuffer := mysql.Clamp(mb/256, 2, 16)
+	return fmt.Sprintf(`character_set_server = utf8mb4
+collation_server = utf8mb4_general_ci
+performance_schema = OFF
+query_cache_type = OFF
+query_cache_size = 0
+max_connections = %d
+table_open_cache = %d
+innodb_buffer_pool_size = %d
+innodb_log_file_size = %d
+innodb_log_buffer_size = %d
+innodb_flush_log_at_trx_commit = 1
+key_buffer_size = %d
+aria_pagecache_buffer_size = %d
+tmp_table_size = %d
+max_heap_table_size = %d
+`, mysql.Clamp(mb/5, 50, 2000), mysql.Clamp(mb, 200, 4000), mysql.Pool(mb)*mib, mysql.Clamp(mb/16, smallestRedo, 1024)*mib, logBuffer*mib, small*mib, 2*small*mib, small*mib, small*mib)
 }
-
-// logTail is how much of the log is told.
-const logTail = 4 << 10
-
-// LogTail gives the last lines of the server's log.
-func (e *Engine) LogTail() string {
-	f, err := os.Open(e.logFile())
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return ""
-	}
-	b := make([]byte, min(size, logTail))
-	if _, err := f.ReadAt(b, size-int64(len(b))); err != nil && !errors.Is(err, io.EOF) {
-		return ""
-	}
-	text := strings.ToValidUTF8(string(b), "?")
-	if int64(len(b)) < size { // from a line's beginning
-		_, text, _ = strings.Cut(text, "\n")
-	}
-	// The server writes no passwords to its log; should one ever quote what it
-	// read, ours does not get out this way.
-	if password, err := e.password(); err == nil {
-		text = strings.ReplaceAll(text, password, "***")
-	}
-	return strings.TrimSpace(text)
-}
-
-// Close lets go of the connections.
-func (e *Engine) Close() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.db == nil {
-		return nil
-	}
-	err := e.db.Close()
-	e.db = nil
-	return err
-}
-
-// open gives the pool of the administrator's connections. It is small, for the
-// agent is to stay small.
-func (e *Engine) open() (*sql.DB, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.db != nil {
-		return e.db, nil
-	}
-	password, err := e.password()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, trove.Errorf(trove.KindUnavailable, "MariaDB has not been initialised in %s", e.set.DataDir)
-	}
-	if err != nil {
-		return nil, err
-	}
-	c := mysql.NewConfig()
-	c.Net, c.Addr = "unix", e.socket()
-	c.User, c.Passwd = administrator, password
-	c.Timeout = 10 * time.Second
-	// Values are put into statements by the driver: account statements take no
-	// parameters otherwise.
-	c.InterpolateParams = true
-	c.Logger = &mysql.NopLogger{} // what fails is returned
-	c.Params = map[string]string{
-		// Of this session whatever a configuration group says: how text is
-		// quoted, no statements (and so no passwords) in the server's logs,
-		// and no waiting all day for a table a client has locked.
-		"sql_mode": "''", "sql_log_off": "1", "slow_query_log": "0", "lock_wait_timeout": "30",
-	}
-	connector, err := mysql.NewConnector(c)
-	if err != nil {
-		return nil, trove.Errorf(trove.KindInternal, "connect to MariaDB: %w", err)
-	}
-	e.db = sql.OpenDB(connector)
-	e.db.SetMaxOpenConns(4)
-	e.db.SetMaxIdleConns(1)
-	e.db.SetConnMaxIdleTime(time.Minute)
-	return e.db, nil
-}
-
-func (e *Engine) socket() string       { return filepath.Join(e.set.RunDir, "mariadb.sock") }
-func (e *Engine) logFile() string      { return filepath.Join(e.set.LogDir, "mariadb.log") }
-func (e *Engine) configFile() string   { return filepath.Join(e.set.ConfigDir, "my.cnf") }
-func (e *Engine) overridesDir() string { return filepath.Join(e.set.ConfigDir, "conf.d") }
-func (e *Engine) initFile() string     { return filepath.Join(e.set.SecretsDir, "init.sql") }
-func (e *Engine) adminFile() string    { return filepath.Join(e.set.SecretsDir, administrator+".cnf") }
-func (e *Engine) tmpDir() string       { return filepath.Join(filepath.Dir(e.set.DataDir), "tmp") }

@@ -21,8 +21,8 @@ import (
 func TestMain(m *testing.M) { os.Exit(enginetest.Main(m, dockertest.Stable)) }
 
 func TestConformance(t *testing.T) {
-	if _, err := mariadb.Find(""); err != nil {
-		t.Skip(err)
+	if _, _, ok, err := mariadb.Installed(t.Context()); !ok || err != nil {
+		t.Skip("MariaDB is not installed: apt-get install mariadb-server-core ", err)
 	}
 	enginetest.Run(t, harness())
 }

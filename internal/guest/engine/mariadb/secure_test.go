@@ -33,8 +33,8 @@ type server struct {
 
 func newServer(t *testing.T) *server {
 	t.Helper()
-	if _, err := mariadb.Find(""); err != nil {
-		t.Skip(err)
+	if _, _, ok, err := mariadb.Installed(t.Context()); !ok || err != nil {
+		t.Skip("MariaDB is not installed: apt-get install mariadb-server-core ", err)
 	}
 	dir, err := os.MkdirTemp("", "m")
 	if err != nil {

@@ -1,4 +1,4 @@
-package mariadb
+package mysql
 
 import (
 	"cmp"
@@ -40,9 +40,11 @@ func (e *Engine) exec(ctx context.Context, what, statement string, args ...any) 
 	return nil
 }
 
-// MariaDB's error numbers we tell apart.
+// Error numbers we tell apart.
 const (
 	errParse            = 1064
+	errNoThread         = 1094
+	errNoGrant          = 1141
 	errUnknownCharset   = 1115
 	errCollationCharset = 1253
 	errUnknownCollation = 1273
@@ -59,7 +61,7 @@ func refused(what string, err error) error {
 	case errUnknownCharset, errCollationCharset, errUnknownCollation, errTooLong, errPasswordPolicy:
 		return trove.Errorf(trove.KindBadRequest, "%s: %w", what, err)
 	case errParse: // it quotes the statement
-		return trove.Errorf(trove.KindGuest, "%s: MariaDB does not understand it (error %d)", what, m.Number)
+		return trove.Errorf(trove.KindGuest, "%s: the server does not understand it (error %d)", what, m.Number)
 	}
 	return trove.Errorf(trove.KindGuest, "%s: %w", what, err)
 }
@@ -205,12 +207,12 @@ func (e *Engine) Users(ctx context.Context) ([]trove.User, error) {
 		}
 	}
 	var all []trove.User
-	err = e.rows(ctx, "list users", "SELECT User, Host FROM mysql.user WHERE is_role = 'N'", func(scan func(...any) error) error {
+	err = e.rows(ctx, "list users", "SELECT User, Host FROM mysql.user WHERE "+e.d.NoRole, func(scan func(...any) error) error {
 		var a account
 		if err := scan(&a.name, &a.host); err != nil {
 			return err
 		}
-		if a.name != "" && a.host != "localhost" && !oneOf(reservedUsers, a.name) {
+		if a.name != "" && a.host != "localhost" && !oneOf(e.d.ReservedUsers, a.name) {
 			slices.Sort(databases[a])
 			all = append(all, trove.User{Name: a.name, Host: a.host, Databases: slices.Compact(databases[a])})
 		}
@@ -237,7 +239,7 @@ func (e *Engine) find(ctx context.Context, a account) (u trove.User, ok bool, er
 
 // User returns one user with the databases it may use.
 func (e *Engine) User(ctx context.Context, name, host string) (trove.User, error) {
-	host, err := checkUser(name, host)
+	host, err := e.d.checkUser(name, host)
 	if err != nil {
 		return trove.User{}, err
 	}
@@ -251,7 +253,7 @@ func (e *Engine) User(ctx context.Context, name, host string) (trove.User, error
 // CreateUser makes a user. One that is there gets the password and exactly the
 // grants it is given.
 func (e *Engine) CreateUser(ctx context.Context, u trove.User) error {
-	host, err := checkUser(u.Name, u.Host)
+	host, err := e.d.checkUser(u.Name, u.Host)
 	if err := errors.Join(err, checkPassword(u.Password), checkDatabases(u.Databases)); err != nil {
 		return err
 	}
@@ -302,7 +304,7 @@ func (e *Engine) AlterUser(ctx context.Context, name, host string, change trove.
 	if change.Host != nil {
 		to.host = *change.Host
 	}
-	if to.host, err = checkUser(to.name, to.host); err != nil {
+	if to.host, err = e.d.checkUser(to.name, to.host); err != nil {
 		return err
 	}
 	if to != from {
@@ -347,7 +349,26 @@ func (e *Engine) DropUser(ctx context.Context, name, host string) error {
 
 // disconnect ends the connections of every user of a name.
 func (e *Engine) disconnect(ctx context.Context, name string) error {
-	return e.exec(ctx, "end connections of "+name, "KILL HARD CONNECTION USER "+quoteName(name))
+	what := "end connections of " + name
+	if e.d.KillUser != "" {
+		return e.exec(ctx, what, e.d.KillUser+quoteName(name))
+	}
+	var ids []int64
+	if err := e.rows(ctx, what, "SELECT ID FROM information_schema.PROCESSLIST WHERE USER = ?", func(scan func(...any) error) error {
+		var id int64
+		err := scan(&id)
+		ids = append(ids, id)
+		return err
+	}, name); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		err := e.exec(ctx, what, "KILL CONNECTION ?", id)
+		if m, ok := errors.AsType[*mysql.MySQLError](err); err != nil && !(ok && m.Number == errNoThread) { // it has ended itself
+			return err
+		}
+	}
+	return nil
 }
 
 // Grant gives a user all rights on databases, which need not be there yet.
@@ -406,7 +427,8 @@ func (e *Engine) revoke(ctx context.Context, g grant) error {
 	// The right to pass rights on is none of ALL; with ALL the row goes.
 	for _, rights := range []string{"GRANT OPTION", "ALL PRIVILEGES"} {
 		statement := "REVOKE " + rights + " ON " + quoteName(g.pattern) + ".* FROM ?@?"
-		if err := e.exec(ctx, "revoke "+g.pattern+" from "+g.account.String(), statement, g.name, g.host); err != nil {
+		err := e.exec(ctx, "revoke "+g.pattern+" from "+g.account.String(), statement, g.name, g.host)
+		if m, ok := errors.AsType[*mysql.MySQLError](err); err != nil && !(ok && m.Number == errNoGrant) { // MySQL says so of a right that was not given
 			return err
 		}
 	}

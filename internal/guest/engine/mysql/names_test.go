@@ -1,4 +1,4 @@
-package mariadb
+package mysql
 
 import (
 	"encoding/json"
@@ -59,8 +59,8 @@ func TestCheckNames(t *testing.T) {
 			t.Errorf("%q gives %v, want a bad request that names the field", bad, err)
 		}
 	}
-	for _, bad := range []string{"", "root", "ROOT", "os_admin", strings.Repeat("x", 81)} {
-		if _, err := checkUser(bad, "%"); !trove.IsKind(err, trove.KindBadRequest) || !strings.Contains(err.Error(), "user name") {
+	for _, bad := range []string{"", "root", "ROOT", "os_admin", strings.Repeat("x", 33)} {
+		if _, err := Own().checkUser(bad, "%"); !trove.IsKind(err, trove.KindBadRequest) || !strings.Contains(err.Error(), "user name") {
 			t.Errorf("%q gives %v, want a bad request that names the field", bad, err)
 		}
 	}
@@ -88,14 +88,14 @@ func TestServes(t *testing.T) {
 }
 
 func TestRenderOverrides(t *testing.T) {
-	got, err := renderOverrides(map[string]any{
+	got, err := Own().renderOverrides(map[string]any{
 		"max_connections": float64(100), "sql_mode": "ANSI", "innodb_file_per_table": true, "wait_timeout": 28800,
 		"big": float64(1 << 40), "exact": json.Number("5"), "init_connect": `SET @a='x\y#z'`, "event_scheduler": false,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `[mariadbd]
+	want := `[mysqld]
 big = 1099511627776
 event_scheduler = 0
 exact = "5"
@@ -111,7 +111,7 @@ wait_timeout = 28800
 	for _, bad := range []map[string]any{
 		{"a b": 1}, {"a\n[x]": 1}, {"": 1}, {"!include": "x"}, {"a": "x\ny"}, {"a": `'"`}, {"a": nil}, {"a": []any{1}},
 	} {
-		if got, err := renderOverrides(bad); !trove.IsKind(err, trove.KindBadRequest) {
+		if got, err := Own().renderOverrides(bad); !trove.IsKind(err, trove.KindBadRequest) {
 			t.Errorf("%v gives %q, %v", bad, got, err)
 		}
 	}

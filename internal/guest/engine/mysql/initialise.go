@@ -1,4 +1,4 @@
-package mariadb
+package mysql
 
 import (
 	"context"
@@ -18,32 +18,16 @@ import (
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
-// recipe is counted up whenever what build makes changes, so that no older
-// template is used.
-const recipe = 2
-
 // buildTime bounds making the system tables on a slow disk.
 const buildTime = 10 * time.Minute
-
-// room is what a data directory needs.
-const room = (smallestRedo + 32) << 20
 
 // maxSocket is how long the path of a Unix socket may be.
 const maxSocket = 107
 
-// noAccounts leaves only the account the server's own views run as, which is
-// locked: the installer makes a root without a password on every address of
-// the machine.
-const noAccounts = `DELETE FROM mysql.global_priv WHERE User <> 'mariadb.sys';
-DELETE FROM mysql.db;
-DELETE FROM mysql.proxies_priv;
-`
-
 // Initialise makes what the server needs. The data directory comes last, so
 // that once it is there everything is.
 func (e *Engine) Initialise(ctx context.Context) error {
-	p, err := programs(e.set)
-	if err != nil {
+	if _, err := e.d.server(e.set); err != nil {
 		return err
 	}
 	if n := len(e.socket()); n > maxSocket {
@@ -73,7 +57,7 @@ func (e *Engine) Initialise(ctx context.Context) error {
 	if made {
 		return nil
 	}
-	return e.makeData(ctx, p)
+	return e.makeData(ctx)
 }
 
 // portFree tells early, and by name, what would keep the server from starting.
@@ -84,25 +68,25 @@ func (e *Engine) portFree() error {
 	at := net.JoinHostPort(e.set.Address, strconv.Itoa(e.set.Port))
 	l, err := net.Listen("tcp", at)
 	if err != nil {
-		return trove.Errorf(trove.KindConflict, "MariaDB cannot listen on %s: %w", at, err).
+		return trove.Errorf(trove.KindConflict, "%s cannot listen on %s: %w", e.d.Product, at, err).
 			WithAction("end the program that listens there, or give the instance another address")
 	}
 	return l.Close()
 }
 
-func (e *Engine) makeData(ctx context.Context, p Programs) error {
-	version, name, err := p.version(ctx, e.set)
+func (e *Engine) makeData(ctx context.Context) error {
+	version, name, err := e.d.version(ctx, e.set)
 	if err != nil {
 		return err
 	}
 	if !serves(version, e.set.Version) {
-		return trove.Errorf(trove.KindGuest, "MariaDB %s is wanted but %s is %s", e.set.Version, p.Server, version).
-			WithAction("use a datastore version that is installed, or install MariaDB %s", e.set.Version)
+		return trove.Errorf(trove.KindGuest, "%s %s is wanted but %s is here", e.d.Product, e.set.Version, version).
+			WithAction("use a datastore version that is installed, or install %s %s", e.d.Product, e.set.Version)
 	}
 	if e.set.TemplateDir == "" {
-		return template.Make(ctx, e.set.DataDir, func(dir string) error { return build(ctx, tools(e.set), p, dir) })
+		return template.Make(ctx, e.set.DataDir, func(dir string) error { return e.d.build(ctx, e.set, dir) })
 	}
-	from, err := ensureTemplate(ctx, e.set, p, name)
+	from, err := e.d.ensureTemplate(ctx, e.set, name)
 	if err != nil {
 		return err
 	}
@@ -111,43 +95,47 @@ func (e *Engine) makeData(ctx context.Context, p Programs) error {
 
 // Template builds the template of the installed version and returns its path,
 // so that the first instance need not wait for it.
-func Template(ctx context.Context, s engine.Settings) (string, error) {
-	p, err := programs(s)
+func (d *Dialect) Template(ctx context.Context, s engine.Settings) (string, error) {
+	_, name, err := d.version(ctx, s)
 	if err != nil {
 		return "", err
 	}
-	_, name, err := p.version(ctx, s)
-	if err != nil {
-		return "", err
-	}
-	return ensureTemplate(ctx, s, p, name)
+	return d.ensureTemplate(ctx, s, name)
 }
 
-func ensureTemplate(ctx context.Context, s engine.Settings, p Programs, name string) (string, error) {
-	return template.Ensure(ctx, s.TemplateDir, name, func(dir string) error { return build(ctx, tools(s), p, dir) })
+func (d *Dialect) ensureTemplate(ctx context.Context, s engine.Settings, name string) (string, error) {
+	return template.Ensure(ctx, s.TemplateDir, name, func(dir string) error { return d.build(ctx, s, dir) })
 }
 
 // build makes a data directory with the system tables and no accounts.
-func build(ctx context.Context, by runtime.Tools, p Programs, dir string) error {
-	if err := template.Room(dir, room); err != nil {
+func (d *Dialect) build(ctx context.Context, s engine.Settings, dir string) error {
+	if err := template.Room(dir, d.Room); err != nil {
 		return err
 	}
-	// In the directory, which is all that the program surely sees.
-	extra := filepath.Join(dir, "gotrove.sql")
-	if err := os.WriteFile(extra, []byte(noAccounts), 0o600); err != nil {
+	installer, err := d.installer(s)
+	if err != nil {
+		return err
+	}
+	// In the directory, which is all that the program surely sees; hidden, or
+	// MySQL would not take it for empty.
+	extra := filepath.Join(dir, ".gotrove.sql")
+	if err := os.WriteFile(extra, []byte(d.NoAccounts), 0o600); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, buildTime)
 	defer cancel()
-	_, err := by.Run(ctx, runtime.Tool{Dir: dir, Argv: []string{p.InstallDB, "--no-defaults", "--datadir=" + dir, "--extra-file=" + extra,
-		"--skip-test-db", "--skip-name-resolve", "--force", "--auth-root-authentication-method=normal",
-		"--innodb-log-file-size=" + strconv.Itoa(smallestRedo<<20),
-		// The whole directory is made durable afterwards.
-		"--innodb-flush-method=nosync"}})
-	if err != nil {
+	if _, err := tools(s).Run(ctx, runtime.Tool{Dir: dir, Argv: append([]string{installer}, d.InstallArgs(dir, extra)...)}); err != nil {
 		return err
 	}
-	return os.Remove(extra)
+	// What is to be an instance's own the server makes as it starts.
+	own := []string{extra, filepath.Join(dir, "auto.cnf")}
+	keys, _ := filepath.Glob(filepath.Join(dir, "*.pem")) // the pattern is good
+	for _, path := range append(own, keys...) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // administrator sees to it that the administrator's password is known and that
@@ -164,8 +152,7 @@ func (e *Engine) administrator(made bool) error {
 	account := "'" + administrator + "'@'localhost'"
 	// Each line is one statement, and the server goes on after one that fails.
 	statements := "SET SESSION sql_log_off=1;\nSET SESSION sql_log_bin=0;\n" +
-		"CREATE OR REPLACE USER " + account + " IDENTIFIED BY '" + password + "';\n" +
-		"GRANT ALL PRIVILEGES ON *.* TO " + account + " WITH GRANT OPTION;\n"
+		e.d.SetUser(account, "'"+password+"'") + "GRANT ALL PRIVILEGES ON *.* TO " + account + " WITH GRANT OPTION;\n"
 	// First what the server reads, then what we read: with the second there,
 	// the first has been.
 	if err := writeFile(e.initFile(), statements); err != nil {

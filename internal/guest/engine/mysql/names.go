@@ -1,4 +1,4 @@
-package mariadb
+package mysql
 
 import (
 	"net/netip"
@@ -11,16 +11,10 @@ import (
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
-// Longest names, in characters.
-const (
-	maxDatabase = 64
-	maxUser     = 80
-)
+// maxDatabase is the longest name, in characters.
+const maxDatabase = 64
 
-var (
-	reservedDatabases = []string{"mysql", "information_schema", "performance_schema", "sys"}
-	reservedUsers     = []string{administrator, "root", "mariadb.sys", "mysql", "public"}
-)
+var reservedDatabases = []string{"mysql", "information_schema", "performance_schema", "sys"}
 
 func oneOf(list []string, name string) bool {
 	return slices.ContainsFunc(list, func(r string) bool { return strings.EqualFold(r, name) })
@@ -57,7 +51,7 @@ func checkName(field, name string, longest int) error {
 	case name == "":
 		return trove.Errorf(trove.KindBadRequest, "%s is missing", field)
 	case !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return unicode.IsControl(r) || r > 0xffff }):
-		return trove.Errorf(trove.KindBadRequest, "%s %q holds characters MariaDB does not take in names", field, name)
+		return trove.Errorf(trove.KindBadRequest, "%s %q holds characters that are not possible in names", field, name)
 	case utf8.RuneCountInString(name) > longest:
 		return trove.Errorf(trove.KindBadRequest, "%s %q has %d characters, at most %d are possible", field, name, utf8.RuneCountInString(name), longest)
 	case strings.TrimSpace(name) != name:
@@ -71,7 +65,7 @@ func checkDatabase(name string) error {
 		return err
 	}
 	if oneOf(reservedDatabases, name) || strings.HasPrefix(name, "#mysql50#") {
-		return trove.Errorf(trove.KindBadRequest, "database name %q is reserved for MariaDB itself", name)
+		return trove.Errorf(trove.KindBadRequest, "database name %q is reserved for the server itself", name)
 	}
 	return nil
 }
@@ -87,11 +81,11 @@ func checkDatabases(names []string) error {
 
 // checkUser checks a user's name and host and gives the host as the server
 // has it: any host when none is given.
-func checkUser(name, host string) (string, error) {
-	if err := checkName("user name", name, maxUser); err != nil {
+func (d *Dialect) checkUser(name, host string) (string, error) {
+	if err := checkName("user name", name, d.MaxUser); err != nil {
 		return "", err
 	}
-	if oneOf(reservedUsers, name) {
+	if oneOf(d.ReservedUsers, name) {
 		return "", trove.Errorf(trove.KindBadRequest, "user name %q is reserved for the service", name)
 	}
 	return checkHost(host)

@@ -1,4 +1,4 @@
-package mariadb
+package mysql
 
 import (
 	"context"
@@ -18,23 +18,16 @@ import (
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
-// smallestRedo is the size of the redo log of small flavors and in a template,
-// in MiB. A server whose log has another size than configured makes a new one
-// before it serves, which takes longer than all the rest of its start.
-const smallestRedo = 64
-
 // Files of overrides, in the order they take effect.
 const (
 	userFile   = "20-user-001-common.cnf"
 	systemFile = "50-system-001-server.cnf"
 )
 
-const mib = 1 << 20
-
 // Configure writes the configuration with the given overrides and no others.
 // It takes effect when the server starts.
 func (e *Engine) Configure(_ context.Context, overrides map[string]any) error {
-	user, err := renderOverrides(overrides)
+	user, err := e.d.renderOverrides(overrides)
 	if err != nil {
 		return err
 	}
@@ -57,11 +50,11 @@ func (e *Engine) configureBase() error {
 	if err := os.MkdirAll(e.overridesDir(), 0o700); err != nil {
 		return template.Explain(err, e.overridesDir())
 	}
-	base := "[mariadbd]\n" + memory(e.set.MemoryMB) + "!includedir " + e.overridesDir() + "\n"
+	base := "[" + e.d.Group + "]\n" + e.d.Memory(e.set.MemoryMB) + "!includedir " + e.overridesDir() + "\n"
 	if err := writeFile(e.configFile(), base); err != nil {
 		return err
 	}
-	system := fmt.Sprintf(`[mariadbd]
+	system := fmt.Sprintf(`[%s]
 datadir = %s
 tmpdir = %s
 secure_file_priv = %s
@@ -70,15 +63,15 @@ pid_file = %s
 bind_address = %s
 port = %d
 skip_name_resolve = ON
-`, quoteOption(e.set.DataDir), quoteOption(e.tmpDir()), quoteOption(e.tmpDir()), quoteOption(e.socket()),
-		quoteOption(filepath.Join(e.set.RunDir, "mariadb.pid")), quoteOption(e.set.ListenAddress()), e.set.Port)
+%s`, e.d.Group, quoteOption(e.set.DataDir), quoteOption(e.tmpDir()), quoteOption(e.tmpDir()), quoteOption(e.socket()),
+		quoteOption(filepath.Join(e.set.RunDir, "mariadb.pid")), quoteOption(e.set.ListenAddress()), e.set.Port, e.d.Fixed)
 	return writeFile(filepath.Join(e.overridesDir(), systemFile), system)
 }
 
-// memory are the settings that follow from the flavor's memory in MiB. The
-// smaller the flavor the smaller the share of the buffer pool: the server
-// itself and its connections take their part first.
-func memory(mb int) string {
+// Pool is the size of the buffer pool of a flavor's memory, both in MiB. The
+// smaller the flavor the smaller the pool's share: the server itself and its
+// connections take their part first.
+func Pool(mb int) int {
 	pool := mb / 4
 	switch {
 	case mb >= 4096:
@@ -88,39 +81,21 @@ func memory(mb int) string {
 	case mb >= 1024:
 		pool = mb * 4 / 10
 	}
-	pool = max(pool/8*8, 16)
-	small := clamp(mb/64, 4, 128)
-	// The server keeps two and fills both with zeros when it starts.
-	logBuffer := clamp(mb/256, 2, 16)
-	return fmt.Sprintf(`character_set_server = utf8mb4
-collation_server = utf8mb4_general_ci
-performance_schema = OFF
-query_cache_type = OFF
-query_cache_size = 0
-max_connections = %d
-table_open_cache = %d
-innodb_buffer_pool_size = %d
-innodb_log_file_size = %d
-innodb_log_buffer_size = %d
-innodb_flush_log_at_trx_commit = 1
-key_buffer_size = %d
-aria_pagecache_buffer_size = %d
-tmp_table_size = %d
-max_heap_table_size = %d
-`, clamp(mb/5, 50, 2000), clamp(mb, 200, 4000), pool*mib, clamp(mb/16, smallestRedo, 1024)*mib, logBuffer*mib, small*mib, 2*small*mib, small*mib, small*mib)
+	return max(pool/8*8, 16)
 }
 
-func clamp(n, low, high int) int { return min(max(n, low), high) }
+// Clamp is n, but no less than low and no more than high.
+func Clamp(n, low, high int) int { return min(max(n, low), high) }
 
 var optionName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,127}$`)
 
 // renderOverrides writes a configuration group as an option file, by name.
-func renderOverrides(overrides map[string]any) (string, error) {
+func (d *Dialect) renderOverrides(overrides map[string]any) (string, error) {
 	var b strings.Builder
-	b.WriteString("[mariadbd]\n")
+	b.WriteString("[" + d.Group + "]\n")
 	for _, name := range slices.Sorted(maps.Keys(overrides)) {
 		if !optionName.MatchString(name) {
-			return "", trove.Errorf(trove.KindBadRequest, "%q is no name of a MariaDB setting", name)
+			return "", trove.Errorf(trove.KindBadRequest, "%q is no name of a %s setting", name, d.Product)
 		}
 		value, err := optionValue(overrides[name])
 		if err != nil {

@@ -1,4 +1,4 @@
-package mariadb
+package mysql
 
 import (
 	"context"
@@ -53,7 +53,7 @@ func (e *Engine) RootEnabled(ctx context.Context) (bool, error) {
 
 func (e *Engine) root(ctx context.Context) (locked, there bool, err error) {
 	err = e.rows(ctx, "look for root",
-		"SELECT COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') IN ('1', 'true') FROM mysql.global_priv WHERE User = ? AND Host = ?",
+		e.d.RootLocked+" WHERE User = ? AND Host = ?",
 		func(scan func(...any) error) error {
 			there = true
 			return scan(&locked)
