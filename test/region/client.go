@@ -58,6 +58,19 @@ func (c *Client) login(ctx context.Context) (string, error) {
 	return c.token, err
 }
 
+// NewToken logs in again: no API has seen the token yet.
+func (c *Client) NewToken() {
+	c.r.TB.Helper()
+	c.mu.Lock()
+	c.token = ""
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	if _, err := c.login(ctx); err != nil {
+		c.r.TB.Fatal(err)
+	}
+}
+
 // Answer is what an API said.
 type Answer struct {
 	Code int
