@@ -139,6 +139,7 @@ func (a *Agent) prepareStages(ctx context.Context, p guestapi.Prepare) (stage st
 			if err := a.cfg.Runtime.Fetch(ctx, a.tellFetch(ctx)); err != nil {
 				return err
 			}
+			a.cfg.Boot.Reached(guestapi.BootImage, "")
 			return eng.Initialise(ctx)
 		}},
 		{"configure", "Writing the configuration.", false, func() error { return eng.Configure(ctx, p.Overrides) }},

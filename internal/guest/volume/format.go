@@ -122,7 +122,7 @@ func (v *Volume) fileSystem(ctx context.Context, d disk) (fileSystem, error) {
 	// Tables are written by the kernel when there is time: on a large volume
 	// they take minutes, of which a new database need not know.
 	if err := v.run(ctx, formatLimit, 0, "mkfs.ext4", "-q", "-F", "-m", "1", "-U", b.UUID,
-		"-E", "lazy_itable_init=1,lazy_journal_init=1", d.path); err != nil {
+		"-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", d.path); err != nil {
 		return is, err
 	}
 	made, err := v.probe(ctx, d)

@@ -99,9 +99,14 @@ func look(dir, name string) (string, error) {
 	return exec.LookPath("/usr/bin/" + name)
 }
 
+// askTime bounds a question to a program. It may be the first that is run from
+// an image on a machine that has just started, which can take minutes where its
+// processors are emulated.
+const askTime = 5 * time.Minute
+
 // Version asks a server program for its version, "10.11.19".
 func (d *Dialect) Version(ctx context.Context, by runtime.Tools, server string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	out, err := by.Run(ctx, runtime.Tool{Argv: []string{server, "--no-defaults", "--version"}})
 	if err != nil {
