@@ -37,18 +37,18 @@ func (e *Engine) Configure(ctx context.Context, overrides map[string]any) error 
 	if err != nil {
 		return err
 	}
-	if err := e.writeBase(found.major); err != nil {
+	if err := e.writeBase(found); err != nil {
 		return err
 	}
 	return write(filepath.Join(e.overridesDir(), overridesFile), text)
 }
 
-func (e *Engine) writeBase(major int) error {
+func (e *Engine) writeBase(found Installation) error {
 	if err := os.MkdirAll(e.overridesDir(), 0o700); err != nil {
 		return template.Explain(err, e.overridesDir())
 	}
 	for path, text := range map[string][]byte{
-		e.configFile(): e.base(major),
+		e.configFile(): e.base(found),
 		e.hbaFile():    []byte(hba),
 		e.identFile():  nil,
 	} {
@@ -77,7 +77,7 @@ host  all         all      all scram-sha-256
 
 // base is the configuration of the flavor. What the service itself needs
 // stands behind the user's own, and so wins.
-func (e *Engine) base(major int) []byte {
+func (e *Engine) base(found Installation) []byte {
 	mem := max(e.set.MemoryMB, 128)
 	type setting struct{ name, value string }
 	mb := func(n int) string { return strconv.Itoa(n) + "MB" }
@@ -110,7 +110,12 @@ func (e *Engine) base(major int) []byte {
 		{"fsync", "on"},
 		{"full_page_writes", "on"},
 	}
-	if major >= 14 {
+	if found.lz4 {
+		// Whole pages are most of the log; this halves it, for less time than
+		// writing takes.
+		flavor = append(flavor, setting{"wal_compression", "lz4"})
+	}
+	if found.major >= 14 {
 		// Nothing of a client that went away goes on for long.
 		flavor = append(flavor, setting{"client_connection_check_interval", "10s"})
 	}

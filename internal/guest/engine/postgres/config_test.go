@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
+	"github.com/gotrove/gotrove/internal/guest/runtime"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -18,7 +19,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func TestBaseConfiguration(t *testing.T) {
 	t.Parallel()
 	e := New(engine.Settings{DataDir: "/v/data", ConfigDir: "/v/it's/etc", RunDir: "/run/i", Address: "127.20.0.1", MemoryMB: 512})
-	got := string(e.base(15))
+	got := string(e.base(Installation{major: 15, lz4: true}))
 	golden := filepath.Join("testdata", "postgresql.conf")
 	if *update {
 		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
@@ -32,8 +33,11 @@ func TestBaseConfiguration(t *testing.T) {
 	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Error(diff)
 	}
-	if strings.Contains(string(e.base(13)), "client_connection_check_interval") {
-		t.Error("PostgreSQL 13 does not know client_connection_check_interval")
+	old := string(e.base(Installation{major: 13}))
+	for _, unknown := range []string{"client_connection_check_interval", "wal_compression"} {
+		if strings.Contains(old, unknown) {
+			t.Errorf("a PostgreSQL 13 without LZ4 does not know %s so", unknown)
+		}
 	}
 }
 
@@ -95,5 +99,33 @@ func TestProgramsOfAVersion(t *testing.T) {
 	_, err := binDir(engine.Settings{Version: "7.4"})
 	if trove.KindOf(err) != trove.KindGuest || !strings.Contains(trove.ActionOf(err), "postgresql-7") {
 		t.Errorf("%v, %s", err, trove.ActionOf(err))
+	}
+}
+
+// TestAsk asks programs that say what servers say; and the real one, if it is there.
+func TestAsk(t *testing.T) { // alone: a program that is being written cannot be run
+	const version = "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'postgres (PostgreSQL) 15.20 (Debian 15.20-1)'; exit; fi\n"
+	for script, want := range map[string]string{
+		"echo LOG: skipping >&2; echo lz4":                                "15.20 lz4",
+		"echo 'FATAL:  invalid value, \"lz4\"; available: pglz'; exit 1":  "15.20 no-lz4",
+		"echo 'FATAL:  parameter \"wal_compression\" is boolean'; exit 1": "15.20 no-lz4",
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "postgres"), []byte(version+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		got, err := ask(t.Context(), runtime.Host{}, dir)
+		if err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", script, got, err, want)
+		}
+	}
+	if found, err := understood("15.20 lz4"); err != nil || found != (Installation{Version: "15.20", major: 15, lz4: true}) {
+		t.Errorf("understood %+v, %v", found, err)
+	}
+	for _, dir := range candidates() {
+		got, err := ask(t.Context(), runtime.Host{}, dir)
+		if err != nil || got != strings.Fields(got)[0]+" lz4" { // Debian's are built with it since 15
+			t.Errorf("%s: %q, %v", dir, got, err)
+		}
 	}
 }

@@ -89,7 +89,7 @@ func (e *Engine) Initialise(ctx context.Context) error {
 			return err
 		}
 	}
-	return e.writeBase(found.major)
+	return e.writeBase(found)
 }
 
 // installation finds the programs of the settings' version. They are asked for

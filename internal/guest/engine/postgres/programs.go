@@ -23,6 +23,7 @@ type Installation struct {
 	Version string // 15.20
 	BinDir  string
 	major   int
+	lz4     bool   // it was built with this compression
 	content string // of the image that it is in; empty: of this machine
 }
 
@@ -124,28 +125,61 @@ func inImage(ctx context.Context, s engine.Settings) (Installation, error) {
 	if err != nil {
 		return Installation{}, err
 	}
-	version, err := template.VersionOf(ctx, s.TemplateDir, content, func(ctx context.Context) (string, error) {
-		i, err := inspect(ctx, s.Tools, "")
-		return i.Version, err
+	said, err := template.VersionOf(ctx, s.TemplateDir, content, func(ctx context.Context) (string, error) {
+		return ask(ctx, s.Tools, "")
 	})
 	if err != nil {
 		return Installation{}, err
 	}
-	n, err := major(version)
-	return Installation{Version: version, major: n, content: content}, err
+	found, err := understood(said)
+	found.content = content
+	return found, err
 }
 
-// remembered is inspect, but asks only a program that was not asked before.
+// remembered asks only programs that were not asked before.
 func remembered(ctx context.Context, root, dir string) (Installation, error) {
-	version, err := template.Version(ctx, root, filepath.Join(dir, "postgres"), func(ctx context.Context) (string, error) {
-		i, err := inspect(ctx, runtime.Host{}, dir)
-		return i.Version, err
+	said, err := template.Version(ctx, root, filepath.Join(dir, "postgres"), func(ctx context.Context) (string, error) {
+		return ask(ctx, runtime.Host{}, dir)
 	})
 	if err != nil {
 		return Installation{}, err
 	}
+	found, err := understood(said)
+	found.BinDir = dir
+	return found, err
+}
+
+// What ask adds to a version.
+const (
+	withLZ4    = "lz4"
+	withoutLZ4 = "no-lz4"
+)
+
+// ask asks the server's program for all that is needed: "15.20 lz4".
+func ask(ctx context.Context, by runtime.Tools, dir string) (string, error) {
+	i, err := inspect(ctx, by, dir)
+	if err != nil {
+		return "", err
+	}
+	built := withoutLZ4
+	// It refuses values that it was not built for, as all of this setting
+	// before 15. It reads no file and makes none.
+	out, err := by.Run(ctx, runtime.Tool{Argv: []string{filepath.Join(dir, "postgres"), "-C", "wal_compression", "-c", "wal_compression=lz4",
+		"-c", "data_directory=/", "-c", "config_file=/dev/null", "-c", "hba_file=/dev/null", "-c", "ident_file=/dev/null"}})
+	switch {
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case err == nil && slices.Contains(strings.Fields(out), "lz4"):
+		built = withLZ4
+	}
+	return i.Version + " " + built, nil
+}
+
+// understood takes ask's answer apart.
+func understood(said string) (Installation, error) {
+	version, built, _ := strings.Cut(said, " ")
 	n, err := major(version)
-	return Installation{Version: version, BinDir: dir, major: n}, err
+	return Installation{Version: version, major: n, lz4: built == withLZ4}, err
 }
 
 // major is 15 of 15.20 and 19 of 19devel.

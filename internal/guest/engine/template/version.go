@@ -19,9 +19,10 @@ type program struct {
 	Version  string `json:"version"`
 }
 
-// Version gives the version of a server's program. It asks once and remembers
-// the answer in root, among the templates, until the program is another one:
-// loading a server only to ask for its version is a good part of a create.
+// Version gives the version of a server's program, and what else ask tells with
+// it. It asks once and remembers the answer in root, among the templates, until
+// the program is another one: loading a server only to ask for its version is a
+// good part of a create.
 func Version(ctx context.Context, root, path string, ask func(context.Context) (string, error)) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -38,7 +39,7 @@ func VersionOf(ctx context.Context, root, content string, ask func(context.Conte
 }
 
 func remembered(ctx context.Context, root string, now program, ask func(context.Context) (string, error)) (_ string, err error) {
-	memory := filepath.Join(root, ".version"+strings.NewReplacer("/", "-", ":", "-").Replace(now.Path)+".json")
+	memory := filepath.Join(root, ".program"+strings.NewReplacer("/", "-", ":", "-").Replace(now.Path)+".json")
 	var then program
 	if b, err := os.ReadFile(memory); root != "" && err == nil && json.Unmarshal(b, &then) == nil {
 		if now.Version = then.Version; now == then && then.Version != "" {

@@ -41,7 +41,7 @@ func TestVersionIsAskedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(root, "11.8.6", 3)
-	kept, err := filepath.Glob(filepath.Join(root, ".version-*.json"))
+	kept, err := filepath.Glob(filepath.Join(root, ".program-*.json"))
 	if err != nil || len(kept) != 1 {
 		t.Fatalf("remembered in %v, %v", kept, err)
 	}
