@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,7 +25,11 @@ func inContainers(t *testing.T) (*standalone, *dockertest.Daemon) {
 	if why := dockertest.Missing(dockertest.Stable); why != "" {
 		t.Skip(why)
 	}
-	d, err := dockertest.Start(dockertest.Options{Sets: []string{dockertest.Stable}, GID: dockerGroup})
+	sets := []string{dockertest.Stable}
+	if dockertest.Missing(dockertest.MySQL) == "" {
+		sets = append(sets, dockertest.MySQL)
+	}
+	d, err := dockertest.Start(dockertest.Options{Sets: sets, GID: dockerGroup})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,12 +60,16 @@ func (s *standalone) containers(d *dockertest.Daemon, n int) {
 func TestDocker(t *testing.T) {
 	t.Parallel()
 	s, d := inContainers(t)
-	life(t, s)
+	all := datastores
+	if dockertest.Missing(dockertest.MySQL) == "" {
+		all = append(slices.Clone(all), "mysql")
+	}
+	life(t, s, all...)
 	s.containers(d, 0)
 
-	all := s.both(10)
-	s.containers(d, len(all))
-	for _, i := range all {
+	both := s.both(10)
+	s.containers(d, len(both))
+	for _, i := range both {
 		agent, engine := s.mustPIDs(i.ID)
 		s.signal(agent, syscall.SIGKILL)
 		s.eventually("another agent finds the engine of "+i.Name, func() error {
@@ -81,32 +90,32 @@ func TestDocker(t *testing.T) {
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	for _, i := range all {
+	for _, i := range both {
 		s.unharmed(i, 10) // without Docker too
 	}
 	if err := d.Start(); err != nil {
 		t.Fatal(err)
 	}
 	// It ended all that ran, as it does without live restore.
-	for _, i := range all {
+	for _, i := range both {
 		s.eventually("the agent starts the engine of "+i.Name+" again", func() error {
 			_, _, err := s.pids(i.ID)
 			return err
 		})
 		s.unharmed(i, 10)
 	}
-	s.containers(d, len(all))
+	s.containers(d, len(both))
 
 	s.kill9()
 	s.start()
-	for _, i := range all {
+	for _, i := range both {
 		s.unharmed(i, 10)
 	}
 	s.stop()
 	s.containers(d, 0)
 	s.start()
 	var ids []string
-	for _, i := range all {
+	for _, i := range both {
 		s.unharmed(i, 10)
 		ids = append(ids, i.ID)
 	}

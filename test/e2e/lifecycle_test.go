@@ -11,7 +11,7 @@ var datastores = []string{"mariadb", "postgresql"}
 func TestLifecycle(t *testing.T) {
 	t.Parallel()
 	s := newStandalone(t)
-	life(t, s)
+	life(t, s, datastores...)
 }
 
 // TestLifecycleUnprivileged is the same without root: troved itself runs as
@@ -24,12 +24,12 @@ func TestLifecycleUnprivileged(t *testing.T) {
 	s := prepare(t)
 	s.unprivileged()
 	s.start()
-	life(t, s)
+	life(t, s, datastores...)
 }
 
 // life is one of an instance of each engine, by trovectl and the engines' own
 // clients.
-func life(t *testing.T, s *standalone) {
+func life(t *testing.T, s *standalone, datastores ...string) {
 	const password = `p'a"s\s;wörd 🐘`
 	for _, datastore := range datastores {
 		t.Run(datastore, func(t *testing.T) {
