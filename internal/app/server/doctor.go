@@ -24,6 +24,9 @@ const (
 	// checkWait bounds one check; they run at the same time.
 	checkWait = 20 * time.Second
 
+	// widest is how many characters of a message are in one line.
+	widest = 100
+
 	slowClock  = 2 * time.Second
 	wrongClock = 30 * time.Second
 )
@@ -55,6 +58,8 @@ type doctor struct {
 	warnings []osloconf.Warning
 	log      *slog.Logger
 	clock    func() time.Time
+	// lookEvery is how often a throw-away guest is looked at; guestLook if 0.
+	lookEvery time.Duration
 }
 
 // check is one prerequisite, or several that are found out about together.
@@ -133,6 +138,8 @@ var errIll = errors.New("something will not work")
 
 func doctorCommands(m *manage) []*cobra.Command {
 	var role, format string
+	var cloud, guest bool
+	var instances int
 	cmd := &cobra.Command{Use: "doctor", Args: arguments,
 		Short: "Check what services need on this machine, and say what to change; the exit code is 1 if something fails",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -143,13 +150,25 @@ func doctorCommands(m *manage) []*cobra.Command {
 			if format != "table" && format != "json" {
 				return &usageError{cmd, errors.New("--format is table or json")}
 			}
+			cloud = cloud || guest
+			switch {
+			case cloud && cmd.Flags().Changed("role"):
+				return &usageError{cmd, errors.New("--cloud is of no role")}
+			case !cloud && cmd.Flags().Changed("instances"), instances < 1:
+				return &usageError{cmd, errors.New("--instances is a number of instances, with --cloud")}
+			}
 			src := m.files.sources(manageName)
 			c, warnings, err := LoadConfig(src, false)
 			if err != nil {
 				return err
 			}
 			d := &doctor{c: c, src: src, warnings: warnings, log: slog.New(slog.DiscardHandler), clock: time.Now}
-			found := d.examine(cmd.Context(), roles)
+			var found []finding
+			if cloud {
+				found = d.examineCloud(cmd.Context(), instances, guest)
+			} else {
+				found = d.examine(cmd.Context(), roles)
+			}
 			if err := tell(cmd.OutOrStdout(), format, found); err != nil {
 				return err
 			}
@@ -166,6 +185,9 @@ func doctorCommands(m *manage) []*cobra.Command {
 		}}
 	cmd.Flags().StringVar(&role, "role", "all", "whose needs: api, taskmanager, conductor or all")
 	cmd.Flags().StringVar(&format, "format", "table", "table or json")
+	cmd.Flags().BoolVar(&cloud, "cloud", false, "look at the cloud instead: login, services, networks, images, flavors, volume types, quotas")
+	cmd.Flags().BoolVar(&guest, "guest", false, "with --cloud: make a throw-away guest that tries the way to the broker, which takes minutes")
+	cmd.Flags().IntVar(&instances, "instances", 1, "with --cloud: how many more instances there must be room for")
 	return []*cobra.Command{cmd}
 }
 
@@ -179,10 +201,11 @@ func tell(w io.Writer, format string, found []finding) error {
 	t := table.NewWriter()
 	t.SetOutputMirror(w)
 	t.Style().Options = table.OptionsNoBordersAndSeparators
-	t.SetColumnConfigs([]table.ColumnConfig{{Number: 3, WidthMax: 100, WidthMaxEnforcer: text.WrapSoft}})
+	t.SuppressTrailingSpaces()
 	for _, f := range found {
-		t.AppendRow(table.Row{string(f.Status), f.Check, f.Message})
+		t.AppendRow(table.Row{string(f.Status), f.Check, text.WrapSoft(f.Message, widest)})
 		if f.Action != "" {
+			// In one line: commands are to be copied.
 			t.AppendRow(table.Row{"", "", "→ " + f.Action})
 		}
 	}

@@ -266,7 +266,7 @@ func (d *doctor) checkManagement(ctx context.Context, r *report) {
 	}
 	m, err := d.c.Guests.management(d.c.TransportURL)
 	if err != nil {
-		r.broken(err, "")
+		r.broken(err, "set [gotrove] rabbit_management_url = http://HOST:15672, rabbit_management_user and rabbit_management_password")
 		return
 	}
 	defer m.Close()

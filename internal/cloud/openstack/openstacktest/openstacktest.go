@@ -84,6 +84,13 @@ type Cloud struct {
 	MostData int
 	// Console is what servers write.
 	Console string
+	// Roles are those of the service's user: admin if nil. Without admin and
+	// member it may make nothing.
+	Roles []string
+	// Missing are types that the catalog does not have.
+	Missing []string
+	// Skew is how far the services' clocks are ahead.
+	Skew time.Duration
 
 	server *httptest.Server
 
@@ -366,6 +373,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header()[k] = v
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Date", time.Now().Add(c.Skew).UTC().Format(http.TimeFormat))
 	w.WriteHeader(a.status)
 	if a.body != nil {
 		_ = json.NewEncoder(w).Encode(a.body)
@@ -398,15 +406,16 @@ func (c *Cloud) carryOut(r *http.Request, path []string, raw []byte, fault Fault
 	if !c.tokens[r.Header.Get("X-Auth-Token")] {
 		return no(http.StatusUnauthorized, "error", "The request you have made requires authentication.")
 	}
-	var out answer
-	switch path[0] {
-	case "compute":
+	out, looked := c.look(r, path, body)
+	switch {
+	case looked:
+	case path[0] == "compute":
 		out = c.nova(r, path[1:], body)
-	case "network":
+	case path[0] == "network":
 		out = c.neutron(r, path[1:], body)
-	case "volume":
+	case path[0] == "volume":
 		out = c.cinder(r, path[1:], body)
-	case "image":
+	case path[0] == "image":
 		out = c.glance(r, path[1:])
 	default:
 		return no(http.StatusNotFound, "itemNotFound", "Not found.")
@@ -468,7 +477,9 @@ func (c *Cloud) keystone(r *http.Request, body obj) answer {
 		"expires_at": time.Now().Add(time.Hour).UTC().Format("2006-01-02T15:04:05.000000Z"), "issued_at": time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"),
 		"methods": []string{"password"}, "user": obj{"id": "u", "name": User, "domain": obj{"id": "default", "name": "Default"}},
 		"project": obj{"id": Project, "name": "service", "domain": obj{"id": "default", "name": "Default"}},
-		"catalog": []obj{entry("compute", "/compute/v2.1"), entry("network", "/network"), entry("volumev3", "/volume/v3/"+Project), entry("image", "/image")},
+		"roles":   c.roles(),
+		"catalog": slices.DeleteFunc([]obj{entry("compute", "/compute/v2.1"), entry("network", "/network"), entry("volumev3", "/volume/v3/"+Project), entry("image", "/image")},
+			func(e obj) bool { return slices.Contains(c.Missing, text(e, "type")) }),
 	}}, http.Header{"X-Subject-Token": {token}}}
 }
 
