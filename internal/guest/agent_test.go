@@ -74,7 +74,7 @@ func TestPrepare(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld()
 		r, file := w.prepared(t)
-		want := "true map[a:1] true [d1 d2] [u1 u2] true s3cret-root true 1\n"
+		want := "true map[a:1] true [d1 d2] [u1 u2] true s3cret-root true true 1\n"
 		if got := w.facts(); got != want {
 			t.Errorf("prepared: %s\nwant %s", got, want)
 		}

@@ -40,6 +40,7 @@ type world struct {
 	users       map[string]trove.User
 	root        bool
 	rootPass    string
+	tidied      bool // Prepared was called
 
 	pid     int // of the running engine, 0: none
 	nextPID int
@@ -142,7 +143,7 @@ func (w *world) facts() string {
 	defer w.mu.Unlock()
 	users := slices.Sorted(maps.Keys(w.users))
 	return fmt.Sprintln(w.initialised, w.overrides, w.startedOK, slices.Sorted(maps.Keys(w.databases)), users,
-		w.root, w.rootPass, w.pid != 0, w.starts)
+		w.root, w.rootPass, w.tidied, w.pid != 0, w.starts)
 }
 
 type fakeEngine struct{ *world }
@@ -215,6 +216,9 @@ func (e fakeEngine) User(ctx context.Context, name, host string) (u trove.User, 
 		return nil
 	})
 	return u, err
+}
+func (e fakeEngine) Prepared(ctx context.Context) error {
+	return e.do(ctx, "Prepared", func() error { e.tidied = true; return nil })
 }
 func (e fakeEngine) CreateUser(ctx context.Context, u trove.User) error {
 	return e.do(ctx, "CreateUser", func() error { e.users[u.Name] = u; return nil })

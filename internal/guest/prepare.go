@@ -188,7 +188,7 @@ func (a *Agent) prepareStages(ctx context.Context, p guestapi.Prepare) (stage st
 			return s.name, err
 		}
 	}
-	return "", nil
+	return "prepared", eng.Prepared(ctx)
 }
 
 // tellFetch has people see how far a fetch is. It is a stage only if it takes

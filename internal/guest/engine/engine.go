@@ -67,6 +67,9 @@ type Engine interface {
 	// Started is called when Ready first succeeded after a start: it makes the
 	// administrator's account and the like what they should be.
 	Started(ctx context.Context) error
+	// Prepared is called when a new instance has all it was to be made with:
+	// what was held ready for that and not used goes.
+	Prepared(ctx context.Context) error
 	// LogTail gives the end of the server's log, for a cause people can read.
 	LogTail() string
 	// Close lets go of connections.

@@ -19,7 +19,7 @@ import (
 const maxName = 63
 
 // reservedDatabases are never listed and refused. os_admin is of the original.
-var reservedDatabases = []string{"postgres", "template0", "template1", "os_admin"}
+var reservedDatabases = []string{"postgres", "template0", "template1", "os_admin", spareDatabase}
 
 // checkName refuses what cannot be the name of a database or user, or is
 // reserved.
@@ -82,24 +82,41 @@ func (e *Engine) CreateDatabase(ctx context.Context, d trove.Database) error {
 	if err := checkDatabase(d.Name); err != nil {
 		return err
 	}
-	there, err := e.hasDatabase(ctx, d.Name)
-	if err != nil {
-		return err
-	}
 	pool, err := e.admin()
 	if err != nil {
 		return err
 	}
+	var there, spare bool
+	if err := pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1),
+		EXISTS (SELECT FROM pg_database WHERE datname = $2)`, d.Name, spareDatabase).Scan(&there, &spare); err != nil {
+		return err
+	}
+	if !there && spare && d.CharacterSet == "" && d.Collation == "" {
+		return notCreated(d.Name, e.takeSpare(ctx, d.Name))
+	}
 	if !there {
 		if _, err := pool.Exec(ctx, createDatabase(d)); err != nil {
-			if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "42")) {
-				return trove.Errorf(trove.KindBadRequest, "The database %q cannot be created: %s.", d.Name, pg.Message)
-			}
-			return fmt.Errorf("create database %q: %w", d.Name, err)
+			return notCreated(d.Name, err)
 		}
 	}
-	_, err = pool.Exec(ctx, "REVOKE CONNECT, TEMPORARY ON DATABASE "+ident(d.Name)+" FROM PUBLIC")
+	_, err = pool.Exec(ctx, closeDatabase(d.Name))
 	return err
+}
+
+// notCreated tells what is wrong with what was asked for from what befell us.
+func notCreated(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "42")) {
+		return trove.Errorf(trove.KindBadRequest, "The database %q cannot be created: %s.", name, pg.Message)
+	}
+	return fmt.Errorf("create database %q: %w", name, err)
+}
+
+// closeDatabase is the statement that leaves a database to those who are granted it.
+func closeDatabase(name string) string {
+	return "REVOKE CONNECT, TEMPORARY ON DATABASE " + ident(name) + " FROM PUBLIC"
 }
 
 // createDatabase is the statement. One that asks for an encoding or collation

@@ -42,7 +42,7 @@ const (
 	superuser   = "postgres"
 	// recipe is part of the template's name: raised when what initdb is asked
 	// for, or what is done to its result, changes.
-	recipe = 2
+	recipe = 3
 	// maxSocketDir is what is left of a socket's 107 characters.
 	maxSocketDir = 90
 )
@@ -133,10 +133,16 @@ func Template(ctx context.Context, s engine.Settings) (string, error) {
 
 func ensureTemplate(ctx context.Context, s engine.Settings, found Installation) (string, error) {
 	name := fmt.Sprintf("%s-%s-%d", Manager, found.Version, recipe)
+	build := func(dir string) error {
+		if err := initdb(ctx, tools(s), found, dir); err != nil {
+			return err
+		}
+		return makeSpare(ctx, tools(s), found, dir)
+	}
 	if _, hash, ok := strings.Cut(found.content, ":"); ok {
 		name += "-" + hash[:min(12, len(hash))]
 	}
-	return template.Ensure(ctx, s.TemplateDir, name, func(dir string) error { return initdb(ctx, tools(s), found, dir) })
+	return template.Ensure(ctx, s.TemplateDir, name, build)
 }
 
 // portFree tells early and clearly what the server would tell only in its log.
