@@ -128,6 +128,10 @@ type Agent struct {
 	// wake wakes the preparer when there is something to prepare.
 	wake chan struct{}
 
+	// configured is whether this agent has made the configuration; for the holder
+	// of ops.
+	configured bool
+
 	mu sync.Mutex
 	// transition is set while the holder of ops starts or stops the engine: its
 	// end is then no crash.

@@ -11,7 +11,15 @@ import (
 // anew of the memory there is. What the request says of it is for agents that
 // cannot make one.
 func (a *Agent) StartDB(ctx context.Context, requestID string, _ guestapi.NewMemory) error {
-	return a.restartOnce(ctx, requestID, a.cfg.Engine.Initialise)
+	return a.restartOnce(ctx, requestID, a.initialise)
+}
+
+// initialise has the engine make its configuration anew. The holder of ops
+// calls it.
+func (a *Agent) initialise(ctx context.Context) error {
+	err := a.cfg.Engine.Initialise(ctx)
+	a.configured = err == nil
+	return err
 }
 
 // ResetConfiguration makes the configuration anew and starts nothing.
@@ -20,7 +28,7 @@ func (a *Agent) ResetConfiguration(ctx context.Context, _ guestapi.NewMemory) er
 		return err
 	}
 	defer a.unlock()
-	return a.cfg.Engine.Initialise(ctx)
+	return a.initialise(ctx)
 }
 
 // MountVolume mounts the volume, which is found by its id: the device may have

@@ -83,6 +83,23 @@ func TestStartDB(t *testing.T) {
 		if d := cmp.Diff([]bool{false, true}, written); d != "" || w.engine() != pid {
 			t.Errorf("reset_configuration: %s", d)
 		}
+		// A server that was started again has perhaps another size: the first start
+		// of a new agent asks.
+		if err := ask(t, r, "stop_db", "", `{}`); err != nil {
+			t.Fatal(err)
+		}
+		r.stop()
+		written = nil
+		r = w.agent(t, file, change)
+		for range 2 {
+			if err := ask(t, r, "restart", trove.NewID(), `{}`); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := cmp.Diff([]bool{false}, written); d != "" {
+			t.Errorf("a new agent's first start: %s", d)
+		}
+		pid, written = w.engine(), []bool{false, true}
 		// Another one starts it anew.
 		if err := ask(t, r, "start_db_with_conf_changes", "two", args); err != nil {
 			t.Fatal(err)

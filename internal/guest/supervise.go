@@ -243,6 +243,7 @@ func (a *Agent) startEngine(ctx context.Context) (runtime.Handle, error) {
 			return runtime.Handle{}, err
 		}
 	}
+	a.configure(ctx)
 	spec, err := a.cfg.Engine.Command()
 	if err != nil {
 		return runtime.Handle{}, err
@@ -257,6 +258,19 @@ func (a *Agent) startEngine(ctx context.Context) (runtime.Handle, error) {
 	}
 	a.log.InfoContext(ctx, "engine runs", "pid", h.PID, "container", h.Container)
 	return h, nil
+}
+
+// configure makes the configuration anew before an agent starts an engine for the
+// first time: its server may have another size since, or the agent another
+// version. Without room for it the engine starts with the one there is. The
+// holder of ops calls it.
+func (a *Agent) configure(ctx context.Context) {
+	if a.configured || a.state.get().Phase != phasePrepared {
+		return
+	}
+	if err := a.initialise(ctx); err != nil {
+		a.log.WarnContext(ctx, "the configuration was not made anew", "error", err)
+	}
 }
 
 // awaitReady waits until the engine answers, and says why if it ends first or

@@ -111,6 +111,17 @@ func changes() map[string]killCase {
 					t.Errorf("the end of a resize: %+v", e)
 				}
 			}},
+		// Of agents that share a login nobody knows whether they are ours.
+		"resize flavor of an agent of the original's": {works: 2, set: func(w *world) {
+			w.shared = true
+			w.asked(trove.TaskResizing, trove.QuotaDelta{trove.ResourceRAM: 512})
+		}, begin: ask(flow.KindResizeFlavor, toFlavor("2", 1024)),
+			check: func(t *testing.T, e end) {
+				e.well(t, larger, serving, "flavor 2, volume 2, access <nil>")
+				if e.RAM != 1024 || e.Restarts != 1 || e.Fault != "" {
+					t.Errorf("the end of a resize: %+v", e)
+				}
+			}},
 		"resize flavor without room": {works: 2, set: flavor(func(w *world) { w.noFlavor = true }), begin: ask(flow.KindResizeFlavor, toFlavor("2", 1024)),
 			// Killed before it has written down that it asked, it asks again.
 			forget: func(e end) end { delete(e.Made, "resize i1"); return e },

@@ -271,7 +271,7 @@ func (f *Flows) startAgain(ctx context.Context, id, request string) work.Outcome
 	if server, err := f.cloud.Server(ctx, ownerOf(inst)); trove.IsKind(err, trove.KindNotFound) || err == nil && server.Status == trove.ServerError {
 		return work.Next()
 	}
-	return stubborn(f.guest.StartDB(ctx, id, request, guest.NewMemory{DSVersion: inst.Version.Name}))
+	return stubborn(f.startDB(ctx, inst, request))
 }
 
 // late is the cause of a flow that did not end in time.

@@ -142,7 +142,18 @@ func (f *Flows) flavorStart(ctx context.Context, r *flavorRun) work.Outcome {
 		r.Report(ctx, "waiting for the guest agent of the resized server", nil)
 		return until(err)
 	}
-	return until(f.guest.StartDB(ctx, inst.ID, once("start", r.ID()), guest.NewMemory{DSVersion: inst.Version.Name}))
+	return until(f.startDB(ctx, inst, once("start", r.ID())))
+}
+
+// startDB starts an engine with what its server has now. Agents that share a
+// login may be the original's, whose configuration we would have to write whole:
+// they keep theirs. An agent of ours makes its own whenever its server was
+// started.
+func (f *Flows) startDB(ctx context.Context, inst *trove.Instance, request string) error {
+	if f.bus.PerGuest() {
+		return f.guest.StartDB(ctx, inst.ID, request, guest.NewMemory{DSVersion: inst.Version.Name})
+	}
+	return f.guest.Restart(ctx, inst.ID, request)
 }
 
 func (f *Flows) flavorConfirm(ctx context.Context, r *flavorRun) work.Outcome {
