@@ -115,10 +115,10 @@ func (w *world) delete(c *region.Client, id string) {
 	}
 }
 
-// list gives the names of all instances by id, page for page.
-func (w *world) list(c *region.Client, api *region.Service) map[string]string {
+// list gives all instances by id, page for page.
+func (w *world) list(c *region.Client, api *region.Service) map[string]region.Instance {
 	w.t.Helper()
-	all := map[string]string{}
+	all := map[string]region.Instance{}
 	for query := "limit=20"; ; {
 		var page struct {
 			Instances []region.Instance
@@ -129,7 +129,7 @@ func (w *world) list(c *region.Client, api *region.Service) map[string]string {
 			if _, twice := all[i.ID]; twice {
 				w.t.Fatalf("instance %s is on two pages", i.ID)
 			}
-			all[i.ID] = i.Name
+			all[i.ID] = i
 		}
 		if len(page.Links) == 0 {
 			return all

@@ -28,6 +28,7 @@ func TestChaos(t *testing.T) {
 			live := w.createAll()
 			w.allActive(live)
 			w.restartAll(live)
+			w.anyClock(live)
 			region.Must(t, func() error { return w.Left(live) })
 			w.deleteAll(live)
 			w.AssertNothingLeft()
@@ -85,8 +86,8 @@ func (w *world) createAll() map[string]bool {
 	w.rage(w.faults(), work)
 	all := w.list(demo, w.apis[1])
 	times, live := map[string]int{}, map[string]bool{}
-	for id, name := range all {
-		times[name]++
+	for id, i := range all {
+		times[i.Name]++
 		live[id] = true
 	}
 	counts := map[outcome]int{}
@@ -126,6 +127,29 @@ func (w *world) restartAll(live map[string]bool) {
 			map[string]any{"restart": map[string]any{}}, nil)
 	}
 	w.allActive(live)
+}
+
+// anyClock holds that an instance looks the same at every API, whose clock is
+// five minutes behind, right, or five ahead, and whose conductor wrote down its
+// last heartbeats: that was one with the same clock, for a third of them.
+func (w *world) anyClock(live map[string]bool) {
+	w.t.Helper()
+	demo := w.Demo()
+	if w.clockAhead.Load() >= 0 {
+		w.t.Errorf("the clock is %s ahead", time.Duration(w.clockAhead.Load()))
+	}
+	for range 2 {
+		for _, api := range w.apis {
+			for id, i := range w.list(demo, api) {
+				if live[id] && (i.Status != "ACTIVE" || i.Operating != "HEALTHY") {
+					w.t.Errorf("with a clock that is %s ahead, %s shows %s, %s", time.Duration(w.clockAhead.Load()), api.Name, i.Status, i.Operating)
+				}
+			}
+		}
+		if err := w.clockJumps().do(); err != nil {
+			w.t.Error(err)
+		}
+	}
 }
 
 // tell logs what happened to instances that did not get where they should.

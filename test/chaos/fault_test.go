@@ -106,14 +106,14 @@ func (w *world) keystoneAway() fault {
 	}}
 }
 
-// clockJumps moves the clock of a task manager five minutes, there and back
-// again the next time.
+// clockJumps moves the clock of one of each service five minutes: back, and the
+// next time forth from there to as far ahead.
 func (w *world) clockJumps() fault {
 	return fault{name: "a clock jumps", do: func() error {
 		if w.clockAhead.Load() == 0 {
-			w.clockAhead.Store(int64(5 * time.Minute))
+			w.clockAhead.Store(-int64(5 * time.Minute))
 		} else {
-			w.clockAhead.Store(0)
+			w.clockAhead.Store(-w.clockAhead.Load())
 		}
 		return nil
 	}}

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -36,13 +37,14 @@ type world struct {
 	*region.Region
 	t    *testing.T
 	size size
-	apis []*region.Service
+	apis []*region.Service // the last one runs inside the test
 	// taskmanager is the one that is a process; the other runs inside the test.
 	taskmanager *region.Service
 	toConductor *region.Link
 	toTaskMan   *region.Valve
 	toAPI       *region.Valve
-	clockAhead  atomic.Int64 // of the task manager inside, nanoseconds
+	clockAhead  atomic.Int64 // of the services inside, nanoseconds
+	insideEnv   []string
 	stopInside  func()
 }
 
@@ -68,43 +70,57 @@ func newWorld(t *testing.T, engine dbtest.Engine) *world {
 	if err := far.Start(); err != nil {
 		t.Fatal(err)
 	}
+	port := region.FreePort(t)
+	w.insideEnv = []string{"OS_DEFAULT__HOST=inside", fmt.Sprintf("OS_DEFAULT__BIND_PORT=%d", port), "OS_GOTROVE__RATE_PER_MINUTE=6000"}
+	w.apis = append(w.apis, &region.Service{Role: region.API, Name: "api-inside", URL: fmt.Sprintf("http://127.0.0.1:%d", port)})
 	if err := w.startInside(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		w.stopInside()
 		if t.Failed() {
-			t.Logf("log of the task manager inside:\n%s", region.Tail(w.Dir+"/taskmanager-inside.log", 6000))
+			t.Logf("log of the services inside:\n%s", region.Tail(w.Dir+"/inside.log", 6000))
 		}
 	})
 	return w
 }
 
-// startInside runs the second task manager in this process, with a clock that
+// startInside runs one more of each service in this process, with a clock that
 // jumps, until stopInside.
 func (w *world) startInside() error {
-	log, err := os.OpenFile(w.Dir+"/taskmanager-inside.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(w.Dir+"/inside.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() {
-		ended <- server.RunRole(ctx, region.TaskManager, osloconf.Sources{Files: []string{w.Config}, Environ: []string{"OS_DEFAULT__HOST=taskmanager-inside"}},
-			func() time.Time { return time.Now().Add(time.Duration(w.clockAhead.Load())) }, log, func() { close(ready) })
-	}()
+	clock := func() time.Time { return time.Now().Add(time.Duration(w.clockAhead.Load())) }
+	roles := []string{region.TaskManager, region.Conductor, region.API}
+	ready, ended := make(chan struct{}, len(roles)), make(chan error, len(roles))
+	for _, role := range roles {
+		go func() {
+			err := server.RunRole(ctx, role, osloconf.Sources{Files: []string{w.Config}, Environ: w.insideEnv}, clock, log, func() { ready <- struct{}{} })
+			if err != nil {
+				err = fmt.Errorf("%s inside: %w", role, err)
+			}
+			ended <- err
+		}()
+	}
 	w.stopInside = sync.OnceFunc(func() {
 		stop()
-		if err := <-ended; err != nil {
-			w.t.Errorf("the task manager inside: %v", err)
+		for range roles {
+			if err := <-ended; err != nil {
+				w.t.Error(err)
+			}
 		}
 		log.Close()
 	})
-	select {
-	case <-ready:
-		return nil
-	case err := <-ended:
-		ended <- nil
-		return fmt.Errorf("the task manager inside: %w", err)
+	for range roles {
+		select {
+		case <-ready:
+		case err := <-ended:
+			ended <- nil
+			return errors.Join(err, fmt.Errorf("a service inside ended before it served"))
+		}
 	}
+	return nil
 }

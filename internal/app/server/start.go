@@ -145,6 +145,7 @@ func (p *process) keystone() (*keystone.Validator, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Now = p.clock
 	v, err := keystone.New(o)
 	if err != nil {
 		return nil, err

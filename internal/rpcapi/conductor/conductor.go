@@ -14,6 +14,9 @@ const Topic = "trove-conductor"
 // Version of the API the server speaks.
 const Version = "1.0"
 
+// v10 is that of messages, which a conductor older than their sender must take.
+const v10 = "1.0"
+
 // Heartbeat tells the state of an instance's engine.
 type Heartbeat struct {
 	InstanceID string  `json:"instance_id"`
@@ -132,5 +135,5 @@ func (c *Client) NotifyFailure(ctx context.Context, n FailureNotification, messa
 }
 
 func (c *Client) cast(ctx context.Context, method string, args map[string]any) error {
-	return c.rpc.Cast(ctx, rpc.Message{Topic: c.topic, Method: method, Version: Version, Args: args})
+	return c.rpc.Cast(ctx, rpc.Message{Topic: c.topic, Method: method, Version: v10, Args: args})
 }

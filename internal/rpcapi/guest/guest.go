@@ -16,9 +16,12 @@ import (
 // Version of the API an agent speaks.
 const Version = "1.3"
 
+// Each message asks for the version it came with: agents may be older than those
+// who ask them.
 const (
 	v10 = "1.0"
 	v11 = "1.1"
+	v13 = "1.3"
 )
 
 // Topic is the topic, and with the id again the server queue, of an agent.
@@ -318,7 +321,7 @@ func PrepareMessage(id string, p Prepare) rpc.Message {
 // RotateMessage makes the cast rotate_credentials. The agent's next messages are
 // under the new login and key.
 func RotateMessage(id string, c Credentials) rpc.Message {
-	return cast(id, Version, "rotate_credentials", map[string]any{
+	return cast(id, v13, "rotate_credentials", map[string]any{
 		"generation": c.Generation, "login": c.Login, "password": c.Password, "rpc_encr_key": c.Key})
 }
 

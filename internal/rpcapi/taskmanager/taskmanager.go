@@ -15,6 +15,10 @@ const Topic = "taskmanager"
 // Version of the API the server speaks.
 const Version = "1.0"
 
+// v10 is that of messages. Each asks for the version it came with, not for the
+// newest: receivers may be older than that.
+const v10 = "1.0"
+
 // CreateInstance asks for one instance to be made. The original sends lists of
 // ids, names and root passwords when replica_count is above one.
 type CreateInstance struct {
@@ -164,7 +168,7 @@ func (r CreateInstance) Message(topic string) rpc.Message {
 		"volume_type": r.VolumeType, "modules": r.Modules, "locality": r.Locality,
 		"access": r.Access, "ds_version": r.DSVersion,
 	}
-	return rpc.Message{Topic: topic, Method: "create_instance", Version: Version, Args: args}
+	return rpc.Message{Topic: topic, Method: "create_instance", Version: v10, Args: args}
 }
 
 // DeleteMessage makes the cast delete_instance.
@@ -179,19 +183,19 @@ func RestartMessage(topic, instanceID string) rpc.Message {
 
 // Message makes the cast resize_flavor.
 func (r ResizeFlavor) Message(topic string) rpc.Message {
-	return rpc.Message{Topic: topic, Method: "resize_flavor", Version: Version,
+	return rpc.Message{Topic: topic, Method: "resize_flavor", Version: v10,
 		Args: map[string]any{"instance_id": r.InstanceID, "old_flavor": r.OldFlavor, "new_flavor": r.NewFlavor}}
 }
 
 // Message makes the cast resize_volume.
 func (r ResizeVolume) Message(topic string) rpc.Message {
-	return rpc.Message{Topic: topic, Method: "resize_volume", Version: Version,
+	return rpc.Message{Topic: topic, Method: "resize_volume", Version: v10,
 		Args: map[string]any{"instance_id": r.InstanceID, "new_size": r.NewSize}}
 }
 
 // Message makes the cast update_access.
 func (r UpdateAccess) Message(topic string) rpc.Message {
-	return rpc.Message{Topic: topic, Method: "update_access", Version: Version,
+	return rpc.Message{Topic: topic, Method: "update_access", Version: v10,
 		Args: map[string]any{"instance_id": r.InstanceID, "access": r.Access}}
 }
 
@@ -202,5 +206,5 @@ func RotateMessage(topic, instanceID string) rpc.Message {
 }
 
 func instance(topic, method, id string) rpc.Message {
-	return rpc.Message{Topic: topic, Method: method, Version: Version, Args: map[string]any{"instance_id": id}}
+	return rpc.Message{Topic: topic, Method: method, Version: v10, Args: map[string]any{"instance_id": id}}
 }
