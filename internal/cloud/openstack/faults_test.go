@@ -1,10 +1,8 @@
 package openstack_test
 
 import (
-	"maps"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,19 +56,23 @@ func TestSuiteWithFaults(t *testing.T) {
 			f.Lag = 30 * time.Millisecond
 		},
 	}
-	for _, name := range slices.Sorted(maps.Keys(faults)) {
+	// All at once: they wait most of the time.
+	var wg sync.WaitGroup
+	for name, set := range faults {
 		if testing.Short() && name != "all" {
 			continue
 		}
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			cloudtest.Run(t, func(t *testing.T) cloudtest.Harness {
-				f := openstacktest.New(t)
-				faults[name](f)
-				o := options(f)
-				o.Settle = f.Lag + 20*time.Millisecond
-				return harness(t, cloudtest.Persistent(open(t, o)), f)
+		wg.Go(func() {
+			t.Run(name, func(t *testing.T) {
+				cloudtest.Run(t, func(t *testing.T) cloudtest.Harness {
+					f := openstacktest.New(t)
+					set(f)
+					o := options(f)
+					o.Settle = f.Lag + 20*time.Millisecond
+					return harness(t, cloudtest.Persistent(open(t, o)), f)
+				})
 			})
 		})
 	}
+	wg.Wait()
 }
