@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 
 	driver "github.com/go-sql-driver/mysql"
@@ -13,6 +14,7 @@ import (
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/enginetest"
 	"github.com/gotrove/gotrove/internal/guest/engine/mysql"
+	"github.com/gotrove/gotrove/internal/guest/runtime"
 	"github.com/gotrove/gotrove/internal/guest/runtime/docker/dockertest"
 )
 
@@ -20,7 +22,35 @@ func TestMain(m *testing.M) { os.Exit(enginetest.Main(m, dockertest.MySQL)) }
 
 // No release of Debian has MySQL: it is tried in containers only.
 func TestInContainers(t *testing.T) {
-	enginetest.Run(t, enginetest.InContainers(t, enginetest.Harness{
+	enginetest.Run(t, enginetest.InContainers(t, harness(), "mysql"))
+}
+
+// What is an instance's own must not come out of a template: its keys and its id.
+func TestTemplateHasNoIdentity(t *testing.T) {
+	tools, ok := enginetest.InContainers(t, harness(), "mysql").Runtime(t).(runtime.Tools)
+	if !ok {
+		t.Fatal("the runtime runs no tools")
+	}
+	dir, err := mysql.Own().Template(t.Context(), engine.Settings{Tools: tools, TemplateDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if name := e.Name(); name == "auto.cnf" || strings.HasSuffix(name, ".pem") || strings.HasSuffix(name, ".sql") {
+			t.Errorf("the template holds %s", name)
+		}
+	}
+	if len(entries) < 5 {
+		t.Errorf("the template holds %v", entries)
+	}
+}
+
+func harness() enginetest.Harness {
+	return enginetest.Harness{
 		New:               func(_ *testing.T, s engine.Settings) engine.Engine { return mysql.New(s) },
 		Connect:           connect,
 		Port:              mysql.Port,
@@ -33,7 +63,7 @@ func TestInContainers(t *testing.T) {
 		OverrideValue:     float64(77),
 		OverrideQuery:     "SELECT @@max_connections",
 		OverrideAnswer:    "77",
-	}, "mysql"))
+	}
 }
 
 func connect(_ context.Context, t enginetest.Target) (*sql.DB, error) {

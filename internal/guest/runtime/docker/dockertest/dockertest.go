@@ -128,6 +128,9 @@ func Missing(sets ...string) string {
 			return "Docker is not installed: scripts/install docker"
 		}
 	}
+	if err := mayMount(); err != nil {
+		return "a Docker of our own needs the right to mount: " + err.Error()
+	}
 	dir, err := imagesDir()
 	if err != nil {
 		return err.Error()
@@ -138,6 +141,18 @@ func Missing(sets ...string) string {
 		}
 	}
 	return ""
+}
+
+func mayMount() error {
+	dir, err := os.MkdirTemp("", "gtm")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(dir) //nolint:errcheck // an empty directory
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4k"); err != nil {
+		return err
+	}
+	return unix.Unmount(dir, 0)
 }
 
 // Images gives the images of a set by repository: mariadb:10.11.
