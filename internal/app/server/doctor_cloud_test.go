@@ -12,11 +12,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/cloud/openstack/openstacktest"
+	"github.com/gotrove/gotrove/internal/guestlogin"
 	"github.com/gotrove/gotrove/internal/osloconf"
+	"github.com/gotrove/gotrove/internal/rpc/amqp/rabbittest"
 	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/trove"
@@ -501,6 +504,50 @@ func TestDoctorGuestTwice(t *testing.T) {
 	}
 	if left := w.f.Left(guestPrefix); len(left) != 0 {
 		t.Errorf("left are %q", left)
+	}
+}
+
+// testDoctorGuestLogin has a throw-away guest use a login of its own in a real
+// RabbitMQ, which is there as long as the guest is.
+func testDoctorGuestLogin(t *testing.T, hospital *ward) {
+	w := newClinic(t)
+	w.conf["DEFAULT.management_security_groups"], w.conf["gotrove.guest_credentials"] = "", "per_guest"
+	for option, value := range hospital.values(t) {
+		if strings.Contains(option, "rabbit_management") || option == "gotrove.guest_login_key" {
+			w.conf[option] = value
+		}
+	}
+	w.conf["DEFAULT.transport_url"], w.conf["gotrove.guest_transport_url"] = hospital.rabbit("trove", "x", ""), "rabbit://192.0.2.10:5672/"
+	w.guests = "[DEFAULT]\ncontrol_exchange = trove\n"
+	w.f.Console = console("login accepted")
+	login := guestlogin.Name(guestOwner("host-1", w.f.AuthURL()).InstanceID)
+	known := func() bool {
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, hospital.broker.ManagementURL()+"/api/users/"+login, nil)
+		if err != nil {
+			t.Error(err)
+			return false
+		}
+		q.SetBasicAuth(rabbittest.AdminName, rabbittest.AdminPassword)
+		answer, err := http.DefaultClient.Do(q)
+		if err != nil {
+			t.Error(err)
+			return false
+		}
+		answer.Body.Close()
+		return answer.StatusCode == http.StatusOK
+	}
+	var during atomic.Bool
+	w.f.Fail = func(r *http.Request) openstacktest.Fault {
+		if strings.HasSuffix(r.URL.Path, "/action") && known() {
+			during.Store(true)
+		}
+		return openstacktest.None
+	}
+	found := w.examine(t, 1, true)
+	has(t, found, statusOK, "the management API lets us make logins")
+	has(t, found, statusOK, "was let in")
+	if !during.Load() || known() {
+		t.Errorf("the login was there with the guest: %t; it is there after it: %t", during.Load(), known())
 	}
 }
 

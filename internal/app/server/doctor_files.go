@@ -207,7 +207,7 @@ func (d *doctor) checkCloud(ctx context.Context, r *report) {
 			r.broken(err, "complete [service_credentials]")
 			return
 		}
-		r.ok("the options of the cloud are complete")
+		r.ok("the options of the cloud are complete; trove-manage doctor --cloud looks at the cloud itself")
 		return
 	}
 	u, err := engineUser(d.c.EngineUser)

@@ -198,6 +198,7 @@ func TestDoctor(t *testing.T) {
 	t.Run("broken", func(t *testing.T) {
 		for name, f := range map[string]func(*testing.T, *ward){
 			"database": testDoctorDatabase, "hosts": testDoctorHosts, "broker": testDoctorBroker, "guests": testDoctorGuests, "keystone": testDoctorKeystone,
+			"a guest's own login": testDoctorGuestLogin,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -381,7 +382,7 @@ func testDoctorKeystone(t *testing.T, w *ward) {
 	v["gotrove.loopback_range"] = "192.0.2.0/24"
 	has(t, examine(t, v, "cloud"), statusFail, "cannot be listened on")
 	v["gotrove.cloud"] = "openstack"
-	has(t, examine(t, v, "cloud"), statusFail, "cloud = local")
+	has(t, examine(t, v, "cloud"), statusFail, "complete [service_credentials]")
 }
 
 // testDoctorStopped is the last: nothing works after it.
