@@ -89,6 +89,9 @@ func (p *process) newMachine(ctx context.Context) (*machine, error) {
 		p.log.WarnContext(ctx, "no database engine is installed: nothing can be created",
 			"install", p.c.Engines.install())
 	}
+	if err := removeReady(p.c.path(templatesName), engines); err != nil {
+		p.log.WarnContext(ctx, "data directories that are ready for an engine that is gone were not removed", "error", err)
+	}
 	return &machine{c, templateCommands(engines, agent, p.c.path(templatesName), u)}, registerEngines(ctx, p.store, engines, p.log)
 }
 

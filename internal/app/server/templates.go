@@ -2,10 +2,14 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -88,6 +92,19 @@ func keepTemplates(ctx context.Context, commands []templateCommand, ready int, l
 			return nil
 		}
 	}
+}
+
+// removeReady removes the ready copies of engines that are not there any more:
+// the command that looks after them is run for those that are.
+func removeReady(dir string, engines []found) error {
+	all, err := fs.Glob(os.DirFS(dir), "*.ready") // the path of dir is no pattern
+	for _, ready := range all {
+		manager, _, _ := strings.Cut(ready, "-")
+		if !slices.ContainsFunc(engines, func(e found) bool { return e.Manager == manager }) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, ready)))
+		}
+	}
+	return err
 }
 
 // runTemplate runs the command at low priority and gives what it says.

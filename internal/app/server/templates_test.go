@@ -29,6 +29,25 @@ func TestTemplateCommands(t *testing.T) {
 	}
 }
 
+func TestRemoveReady(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"mariadb-10.11.19-r2", "mariadb-10.11.19-r2.ready/A/data", "postgresql-15.20-3", "postgresql-15.20-3.ready/B/data"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := removeReady(dir, []found{{Manager: "mariadb"}}); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	for i := range left {
+		left[i] = filepath.Base(left[i])
+	}
+	if want := []string{"mariadb-10.11.19-r2", "mariadb-10.11.19-r2.ready", "postgresql-15.20-3"}; err != nil || !slices.Equal(left, want) {
+		t.Errorf("%v are left, %v, not %v", left, err, want)
+	}
+}
+
 // TestShelf: what is taken is made again, but not while a burst lasts, nor again
 // and again where there is no room.
 func TestShelf(t *testing.T) {
