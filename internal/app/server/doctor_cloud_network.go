@@ -289,20 +289,23 @@ func (g *region) checkRoute(r *report, b busHost, a netip.Addr) {
 		case routes(s, a):
 			r.ok("a host route of subnet %s leads to the broker %s", label(s.Name, s.ID), a)
 			return
-		case s.Router && s.Gateway.IsValid():
-			r.ok("a router of subnet %s leads out, to the broker %s; --guest tries it", label(s.Name, s.ID), a)
-			return
 		case s.Gateway.IsValid() && gated == nil:
 			gated = &n.Subnets[i]
 		}
 	}
+	alone := netip.PrefixFrom(a, a.BitLen())
 	switch {
 	case gated != nil:
-		r.warn(fmt.Sprintf("--guest tries it; if there is none: openstack router add subnet ROUTER %s", gated.ID),
-			"the way of guests to the broker %s is by %s, the gateway of subnet %s, and that is no router of Neutron's: it must be one of the physical network", a, gated.Gateway, label(gated.Name, gated.ID))
+		// --guest has no network of a user's, and would not notice.
+		mend := fmt.Sprintf("openstack subnet set --host-route destination=%s,gateway=%s %s", alone, gated.Gateway, gated.ID)
+		if !gated.Router {
+			mend += fmt.Sprintf("; and, unless %s is a router of the physical network: openstack router add subnet ROUTER %s", gated.Gateway, gated.ID)
+		}
+		r.warn(mend, "subnet %s of the management network has a gateway, but no host route to the broker %s: where an instance has a user's network too, that is its way out",
+			label(gated.Name, gated.ID), a)
 	case len(n.Subnets) > 0:
 		s := n.Subnets[0]
-		r.fail(fmt.Sprintf("openstack subnet set --gateway auto %s; openstack router add subnet ROUTER %s; or openstack subnet set --host-route destination=%s,gateway=GATEWAY %s", s.ID, s.ID, netip.PrefixFrom(a, a.BitLen()), s.ID),
+		r.fail(fmt.Sprintf("openstack router add subnet ROUTER %s; openstack subnet set --host-route destination=%s,gateway=GATEWAY %s", s.ID, alone, s.ID),
 			"management network %s has no route to the broker %s: its subnets have neither a gateway nor a host route there", label(n.Name, n.ID), a)
 	}
 }

@@ -77,6 +77,7 @@ func newClinic(t *testing.T) *clinic {
 		t.Fatal(err)
 	}
 	f.Set("subnets", managedSubnet, "gateway_ip", "10.9.0.1")
+	f.Set("subnets", managedSubnet, "host_routes", []map[string]any{{"destination": "192.0.2.0/24", "nexthop": "10.9.0.1"}})
 	f.Put("ports", map[string]any{"network_id": openstacktest.Management, "device_owner": "network:router_interface", "project_id": "admin",
 		"fixed_ips": []map[string]any{{"subnet_id": managedSubnet, "ip_address": "10.9.0.1"}}, "mac_address": "fa:16:3e:00:00:01"})
 	w.group = f.Put("security-groups", map[string]any{"name": "management"})
@@ -232,16 +233,19 @@ func TestDoctorCloud(t *testing.T) {
 			w.f.Set("networks", openstacktest.Public, "router:external", false)
 		}, statusWarn, "no external network", "openstack network create --external"},
 		"public is gone": {set("network.public_network_id", openstacktest.Public[:35]+"f"), statusFail, "could not be found", "openstack network list --external"},
-		"no route":       {thing("subnets", managedSubnet, "gateway_ip", ""), statusFail, "has no route to the broker 192.0.2.10", "openstack router add subnet ROUTER " + managedSubnet},
-		"a host route": {func(_ *testing.T, w *clinic) {
+		"no route": {func(_ *testing.T, w *clinic) {
 			w.f.Set("subnets", managedSubnet, "gateway_ip", "")
-			w.f.Set("subnets", managedSubnet, "host_routes", []map[string]any{{"destination": "192.0.2.0/24", "nexthop": "10.9.0.2"}})
-		}, statusOK, "a host route of subnet", ""},
-		"a physical gateway": {func(_ *testing.T, w *clinic) {
+			w.f.Set("subnets", managedSubnet, "host_routes", nil)
+		}, statusFail, "has no route to the broker 192.0.2.10", "openstack router add subnet ROUTER " + managedSubnet},
+		"a gateway only": {thing("subnets", managedSubnet, "host_routes", nil), statusWarn, "no host route to the broker 192.0.2.10",
+			"openstack subnet set --host-route destination=192.0.2.10/32,gateway=10.9.0.1 " + managedSubnet},
+		"a gateway without a router": {func(_ *testing.T, w *clinic) {
+			w.f.Set("subnets", managedSubnet, "host_routes", nil)
 			for _, p := range w.f.All("ports") {
 				w.f.Remove("ports", fmt.Sprint(p["id"]))
 			}
-		}, statusWarn, "no router of Neutron's", "openstack router add subnet ROUTER " + managedSubnet},
+		}, statusWarn, "no host route to the broker", "openstack router add subnet ROUTER " + managedSubnet},
+		"a host route":         {thing("subnets", managedSubnet, "gateway_ip", ""), statusOK, "a host route of subnet", ""},
 		"on the network":       {guests(bus + "10.9.0.5/\n"), statusOK, "is on management network", ""},
 		"loopback":             {guests(bus + "127.0.0.1/\n"), statusFail, "for a guest is itself", "write transport_url = rabbit://LOGIN:PASSWORD@HOST:5672/"},
 		"localhost":            {guests(bus + "localhost/\n"), statusFail, "for a guest is itself", "transport_url"},
