@@ -131,6 +131,11 @@ type Agent struct {
 	// configured is whether this agent has made the configuration; for the holder
 	// of ops.
 	configured bool
+	// unstarted is whether this agent has made the data directory and started no
+	// engine since: none can be running, nor have been. An agent that finds the
+	// directory made looks for one, since another may have been killed before it
+	// could write the handle. For the holder of ops.
+	unstarted bool
 
 	mu sync.Mutex
 	// transition is set while the holder of ops starts or stops the engine: its

@@ -78,6 +78,11 @@ func TestPrepare(t *testing.T) {
 		if got := w.facts(); got != want {
 			t.Errorf("prepared: %s\nwant %s", got, want)
 		}
+		w.with(func() {
+			if w.unsought != 1 {
+				t.Errorf("%d starts of an engine that looked for none, want the first", w.unsought)
+			}
+		})
 		if diff := cmp.Diff([]string{"new", "building", "healthy"}, w.statuses()); diff != "" {
 			t.Error(diff)
 		}

@@ -41,6 +41,7 @@ type world struct {
 	root        bool
 	rootPass    string
 	tidied      bool // Prepared was called
+	unsought    int  // starts that looked for no engine
 
 	pid     int // of the running engine, 0: none
 	nextPID int
@@ -254,9 +255,12 @@ func (r fakeRuntime) Fetch(_ context.Context, report func(runtime.Progress)) err
 	return nil
 }
 
-func (r fakeRuntime) Start(ctx context.Context, _ runtime.Spec) (h runtime.Handle, err error) {
+func (r fakeRuntime) Start(ctx context.Context, s runtime.Spec) (h runtime.Handle, err error) {
 	err = r.do(ctx, "Start", func() error {
-		if r.pid == 0 {
+		if s.New {
+			r.unsought++
+		}
+		if r.pid == 0 || s.New {
 			r.nextPID++
 			r.pid = r.nextPID
 			r.ended[r.pid] = make(chan struct{})

@@ -140,7 +140,15 @@ func (a *Agent) prepareStages(ctx context.Context, p guestapi.Prepare) (stage st
 				return err
 			}
 			a.cfg.Boot.Reached(guestapi.BootImage, "")
-			return eng.Initialise(ctx)
+			made, err := eng.Initialised()
+			if err != nil {
+				return err
+			}
+			if err := eng.Initialise(ctx); err != nil {
+				return err
+			}
+			a.unstarted = !made
+			return nil
 		}},
 		{"configure", "Writing the configuration.", false, func() error { return eng.Configure(ctx, p.Overrides) }},
 		{"start", "Starting the database server.", false, func() error {

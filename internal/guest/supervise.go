@@ -248,6 +248,8 @@ func (a *Agent) startEngine(ctx context.Context) (runtime.Handle, error) {
 	if err != nil {
 		return runtime.Handle{}, err
 	}
+	spec.New = a.unstarted && a.state.get().Handle == nil
+	a.unstarted = false
 	h, err := a.cfg.Runtime.Start(ctx, spec)
 	if err != nil {
 		return runtime.Handle{}, err

@@ -23,6 +23,8 @@ type Spec struct {
 	Dir        string
 	LogFile    string    // stdout and stderr are appended to it
 	StopSignal os.Signal // what asks the program to stop cleanly
+	// New: no program of this tag was ever started, so that none need be looked for.
+	New bool
 
 	// What follows only a container needs.
 	Dirs   []string // what the program may read and write beside Dir and LogFile

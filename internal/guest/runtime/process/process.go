@@ -76,7 +76,7 @@ func New(o Options) (*Runtime, error) {
 func (r *Runtime) Fetch(context.Context, func(runtime.Progress)) error { return nil }
 
 // Start runs the program, or returns the handle of the one with the same tag
-// that runs. What an earlier one left behind is killed first. The program's
+// that runs, unless there can be none. What an earlier one left behind is killed first. The program's
 // environment is s.Env, a PATH and the tag: nothing of the agent's own.
 func (r *Runtime) Start(ctx context.Context, s runtime.Spec) (runtime.Handle, error) {
 	t, err := tagOf(s)
@@ -88,6 +88,9 @@ func (r *Runtime) Start(ctx context.Context, s runtime.Spec) (runtime.Handle, er
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if s.New && r.children[t] == nil {
+		return r.start(s, t)
+	}
 	left, err := r.withTag(t)
 	if err != nil {
 		return runtime.Handle{}, err
