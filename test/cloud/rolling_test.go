@@ -1,15 +1,19 @@
 package cloud
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -34,7 +38,7 @@ func TestRolling(t *testing.T) {
 	r.Start(region.Conductor)
 	r.Run(t, "handover", func(t *testing.T) { handover(t, r, apis, managers) })
 	r.Run(t, "one at a time", func(t *testing.T) { oneAtATime(t, r, apis) })
-	r.Run(t, "newer neighbours", func(t *testing.T) { newerNeighbours(t, r, apis) })
+	r.Run(t, "newer neighbours", func(t *testing.T) { newerNeighbours(t, r, apis, managers) })
 	r.Run(t, "guests outlive", func(t *testing.T) { guestsOutlive(t, r, apis) })
 	r.AssertNothingLeft()
 }
@@ -110,8 +114,10 @@ func oneAtATime(t *testing.T, r *region.Region, apis []*region.Service) {
 				}
 				a, err := demo.Do(api, method, path, body)
 				outcome := "answered"
-				switch {
-				case errors.Is(err, syscall.ECONNREFUSED):
+				switch dial, ok := errors.AsType[*net.OpError](err); {
+				case ok && dial.Op == "dial":
+					// Also a reset: by a listener that closes with the connection
+					// in its queue, before anything was said on it.
 					outcome = "refused: nobody listens"
 				case err != nil:
 					t.Errorf("%s %s: %v", api.Name, method, err)
@@ -153,8 +159,9 @@ func other(apis []*region.Service, s *region.Service) *region.Service {
 }
 
 // newerNeighbours lets this release work beside one that does not exist yet: on
-// its database, and with its messages.
-func newerNeighbours(t *testing.T, r *region.Region, apis []*region.Service) {
+// its database, with its messages, and with its services, in the order in which
+// they can be upgraded. The instances' agents are of this release.
+func newerNeighbours(t *testing.T, r *region.Region, apis, managers []*region.Service) {
 	for _, query := range []string{
 		"INSERT INTO gotrove_db_version (version_id, is_applied) VALUES (99999, TRUE)",
 		"ALTER TABLE instances ADD COLUMN of_tomorrow VARCHAR(20)",
@@ -166,19 +173,44 @@ func newerNeighbours(t *testing.T, r *region.Region, apis []*region.Service) {
 			t.Fatalf("%s: %v", query, err)
 		}
 	}
+	tomorrow := filepath.Join(r.Dir, "tomorrow")
+	if err := os.Mkdir(tomorrow, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := region.BuildNewer(tomorrow); err != nil {
+		t.Fatal(err)
+	}
+	newer := map[string]bool{}
 	for _, s := range r.Services() {
 		s.Stop()
+		// The first API, the last of the others.
+		if s == apis[0] || newer[s.Role] {
+			s.Bin = tomorrow
+			s.Env = append(s.Env, "OS_UPGRADE_LEVELS__TASKMANAGER=1.0", "OS_UPGRADE_LEVELS__CONDUCTOR=1.0", "OS_UPGRADE_LEVELS__GUESTAGENT=hibiscus")
+		}
+		newer[s.Role] = s.Role != region.API
 		if err := s.Start(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	demo := known(r, apis)
-	id := demo.Create(apis[0], "of-today", "mariadb")
-	demo.AwaitActive(apis[1], id)
-	demo.Want(apis[1], http.StatusAccepted, http.MethodPost, "instances/"+id+"/action", restart, nil)
-	demo.AwaitActive(apis[0], id)
-	demo.Want(apis[0], http.StatusAccepted, http.MethodDelete, "instances/"+id, nil, nil)
-	demo.AwaitGone(apis[0], id)
+	for _, beside := range []struct {
+		api, away *region.Service
+	}{
+		{apis[0], managers[1]}, // a newer API, a task manager of today
+		{apis[1], managers[0]}, // the other way round
+	} {
+		beside.away.Stop()
+		id := demo.Create(beside.api, "beside", "mariadb")
+		demo.AwaitActive(beside.api, id)
+		demo.Want(beside.api, http.StatusAccepted, http.MethodPost, "instances/"+id+"/action", restart, nil)
+		demo.AwaitActive(beside.api, id)
+		demo.Want(beside.api, http.StatusAccepted, http.MethodDelete, "instances/"+id, nil, nil)
+		demo.AwaitGone(beside.api, id)
+		if err := beside.away.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
 
 	guest := r.Guests(1, "tomorrow")[0]
 	message, err := json.Marshal(map[string]any{
@@ -227,6 +259,19 @@ func publish(t *testing.T, r *region.Region, topic string, message []byte) {
 	}
 }
 
+// processesOf are an instance's agent and engine. Others of the region come and
+// go: task managers ready data directories.
+func processesOf(r *region.Region, id string) (pids []int) {
+	for _, pid := range r.InstanceProcesses() {
+		cmdline, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+		cwd, _ := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "cwd"))
+		if bytes.Contains(cmdline, []byte(id)) || strings.Contains(cwd, id) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
 // away is how long guests are without anybody.
 func away() time.Duration {
 	if os.Getenv("GOTROVE_CHAOS") == "full" {
@@ -246,7 +291,10 @@ func guestsOutlive(t *testing.T, r *region.Region, apis []*region.Service) {
 	var made struct{ Instance region.Instance }
 	demo.Want(apis[0], http.StatusOK, http.MethodPost, "instances", body, &made)
 	i := demo.AwaitActive(apis[0], made.Instance.ID)
-	before := r.InstanceProcesses()
+	before := processesOf(r, i.ID)
+	if len(before) < 2 {
+		t.Fatalf("an agent and an engine should run, not %v", before)
+	}
 	for _, s := range r.Services() {
 		s.Kill()
 	}
@@ -265,7 +313,7 @@ func guestsOutlive(t *testing.T, r *region.Region, apis []*region.Service) {
 			t.Fatal(err)
 		}
 	}
-	if after := r.InstanceProcesses(); !slices.Equal(before, after) {
+	if after := processesOf(r, i.ID); !slices.Equal(before, after) {
 		t.Errorf("processes %v, before %v", after, before)
 	}
 	query(t, i.IP[0], "ann", "s3cret-of-ann", "shop")

@@ -10,12 +10,14 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -33,14 +35,67 @@ const Patience = 2 * time.Minute
 // time. Keystone's takes 20 s of a core.
 const startPatience = 5 * time.Minute
 
+const module = "github.com/gotrove/gotrove/"
+
 // Build puts the programs into dir, under all the names they have.
 func Build(dir string) error {
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
-		"github.com/gotrove/gotrove/cmd/troved", "github.com/gotrove/gotrove/cmd/trove-guestagent", "github.com/gotrove/gotrove/cmd/trovectl")
+	if err := build(dir, module+"cmd/troved", module+"cmd/trove-guestagent", module+"cmd/trovectl"); err != nil {
+		return err
+	}
+	return link(dir)
+}
+
+// BuildNewer puts the services of a release that does not exist yet into dir: each
+// of its APIs is a minor version further.
+func BuildNewer(dir string) error {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return err
+	}
+	replace := map[string]string{}
+	for _, api := range []string{"taskmanager", "conductor", "guest"} {
+		file := filepath.Join(strings.TrimSpace(string(root)), "internal/rpcapi", api, api+".go")
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		before, after, found := strings.Cut(string(text), "\nconst Version = \"1.")
+		minor, after, _ := strings.Cut(after, "\"")
+		n, err := strconv.Atoi(minor)
+		if !found || err != nil {
+			return fmt.Errorf("%s: which version the API has is not seen (%v)", file, err)
+		}
+		replace[file] = filepath.Join(dir, api+".go")
+		newer := fmt.Sprintf("%s\nconst Version = \"1.%d\"%s", before, n+1, after)
+		if err := os.WriteFile(replace[file], []byte(newer), 0o600); err != nil {
+			return err
+		}
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, overlay, 0o600); err != nil {
+		return err
+	}
+	if err := build(dir, "-overlay", file, module+"cmd/troved"); err != nil {
+		return err
+	}
+	return link(dir)
+}
+
+func build(dir string, args ...string) error {
+	build := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", dir + "/"}, args...)...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, out)
 	}
+	return nil
+}
+
+// link gives troved the names of its roles.
+func link(dir string) error {
 	for _, name := range []string{API, TaskManager, Conductor, "trove-manage"} {
 		if err := os.Symlink("troved", filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrExist) {
 			return err

@@ -1,6 +1,7 @@
 package region
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ type Service struct {
 	Role string
 	Name string // its name on the bus and of its log
 	URL  string // of an API
+	// Bin is where its program is, if not where those of the others are.
+	Bin string
 	// Env is added to its environment: options, as OS_<GROUP>__<OPTION>=value.
 	Env []string
 	// Wrap is a command that runs it, such as one that changes the namespace.
@@ -117,7 +120,7 @@ func (s *Service) Start() error {
 		return errors.Join(err, notify.Close())
 	}
 	defer out.Close()
-	args := append(append([]string{}, s.Wrap...), filepath.Join(s.r.bin, s.Role), "--config-file", s.r.Config)
+	args := append(append([]string{}, s.Wrap...), filepath.Join(cmp.Or(s.Bin, s.r.bin), s.Role), "--config-file", s.r.Config)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.r.Dir, "NOTIFY_SOCKET=" + words}, s.Env...)
 	cmd.Stdout, cmd.Stderr = out, out
