@@ -32,13 +32,15 @@ func (a *Agent) Prepare(ctx context.Context, p guestapi.Prepare) error {
 	}
 	who := rpc.ContextFrom(ctx)
 	who.AuthToken, who.ServiceCatalog = "", nil
+	// Before the state says so: the preparer may look at it at once, and report
+	// what comes next.
+	a.pulse.set(ctx, trove.ServiceBuilding, &conductor.Stage{Name: "accepted"})
 	if err := a.state.update(func(s *state) {
 		s.Phase, s.Prepare, s.Request, s.Failure = phasePreparing, &p, who, ""
 	}); err != nil {
 		a.pulse.set(ctx, trove.ServiceFailed, nil)
 		return err
 	}
-	a.pulse.set(ctx, trove.ServiceBuilding, &conductor.Stage{Name: "accepted"})
 	signal(a.wake)
 	return nil
 }
