@@ -11,7 +11,7 @@ import (
 // that is told at the start.
 var accepted = []struct{ group, names, reason string }{
 	{"DEFAULT", "command_process_timeout state_change_poll_time state_healthy_counts report_interval num_tries", "the agent has its own rule for it"},
-	{"DEFAULT", "device_path volume_fstype format_options mount_options volume_format_timeout", "the volume is a directory, there is nothing to format"},
+	{"DEFAULT", "device_path volume_fstype format_options mount_options volume_format_timeout", "the agent finds, formats and mounts a volume by its own rules"},
 	{"DEFAULT", "docker_bridge_network_ip docker_insecure_registries", "it belongs into Docker's own configuration"},
 	{"DEFAULT", "database_service_uid", "the engine runs as the agent's own user, in a container too"},
 	{"DEFAULT", "controller_address datastore_registry_ext replication_strategy network_isolation ssl_mode", "the agent has its own rule for it"},

@@ -41,7 +41,7 @@ const benchSize = 32 << 20
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	if os.Getuid() != 0 {
+	if testing.Short() || os.Getuid() != 0 {
 		t.Skip("needs root for loop devices")
 	}
 	b := &bench{machine: newMachine(t)}
