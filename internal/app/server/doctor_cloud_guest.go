@@ -284,7 +284,7 @@ func (t *throwaway) run(ctx context.Context, r *report) error {
 		}
 		if !pause(ctx, t.look) {
 			if !started {
-				r.fail("openstack server show "+t.owner.Name+" while --guest runs", "the guest was %s, not ACTIVE, after %s", last.Status, guestWait)
+				r.fail("openstack server show "+t.owner.Name+" while --guest runs", "the guest was %s, not ACTIVE, after %s", last.Status, t.g.d.clock().Sub(began).Round(time.Second))
 				return nil
 			}
 			t.verdict(r, text, true, guestWait)
