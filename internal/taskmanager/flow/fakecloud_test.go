@@ -278,10 +278,6 @@ func (c fakeCloud) Evidence(context.Context, cloud.Owner) (string, error) {
 	return c.w.console, c.g.Alive()
 }
 
-func (c fakeCloud) remove(name, what string) error {
-	return c.call(name, func() error { delete(c.w.things, what); return nil })
-}
-
 // DeleteServer and DeleteVolume take a while: gone when asked again.
 func (c fakeCloud) DeleteServer(_ context.Context, o cloud.Owner) (gone bool, err error) {
 	err = c.call("DeleteServer", func() error {
@@ -314,6 +310,12 @@ func (c fakeCloud) DeletePorts(_ context.Context, o cloud.Owner) error {
 	})
 }
 
+// DeleteSecurityGroup takes away the first that is made, the last to go: nothing
+// is then known of the machine.
 func (c fakeCloud) DeleteSecurityGroup(_ context.Context, o cloud.Owner) error {
-	return c.remove("DeleteSecurityGroup", "group "+o.InstanceID)
+	return c.call("DeleteSecurityGroup", func() error {
+		delete(c.w.things, "group "+o.InstanceID)
+		delete(c.w.machines, o.InstanceID)
+		return nil
+	})
 }
