@@ -537,7 +537,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{"argument", "", []string{"nonsense"}, 2, "usage"},
 		{"no file", "", []string{"--config-file", file + ".gone"}, 1, file + ".gone"},
 		{"option missing", "[DEFAULT]\nguest_id = i\n", []string{"--config-file", file}, 1, "is not set"},
-		{"unknown engine", fmt.Sprintf(all, "oracle", "process"), []string{"--config-file", file}, 1, "mariadb, postgresql"},
+		{"unknown engine", fmt.Sprintf(all, "oracle", "process"), []string{"--config-file", file}, 1, "mariadb, mysql, postgresql"},
 		{"unknown runtime", fmt.Sprintf(all, "mariadb", "podman"), []string{"--config-file", file}, 1, "podman"},
 		{"template of nothing", "", []string{"template"}, 2, ""},
 	} {
