@@ -98,6 +98,18 @@ func (v *Volume) fileSystem(ctx context.Context, d disk) (fileSystem, error) {
 		return is, err
 	}
 	mine := b != nil && b.Serial == d.serial && b.Serial != "" && b.Size == d.size
+	if mine && is.UUID == b.UUID {
+		// A disk of the system that was put back, or a removal that did not
+		// last, brings back a record that is over: data may be there since.
+		used, err := extMounted(d.path)
+		if err != nil {
+			return is, err
+		}
+		if used {
+			v.c.Log.WarnContext(ctx, "a file system that is said to be half made has been in use: it is left as it is", "device", d.name)
+			return is, v.done()
+		}
+	}
 	switch {
 	case mine && (is == fileSystem{} || is.UUID == b.UUID):
 		v.c.Log.WarnContext(ctx, "making the file system was cut off: it is made again", "device", d.name)
@@ -155,7 +167,7 @@ func empty(d disk) error {
 		if err != nil {
 			return fmt.Errorf("read %s: %w", d.path, err)
 		}
-		if len(part) == 0 || len(bytes.Trim(part, "\x00")) > 0 {
+		if int64(len(part)) < min(looked, d.size) || len(part) == 0 || len(bytes.Trim(part, "\x00")) > 0 {
 			return trove.Errorf(trove.KindConflict, "The volume's disk %s is not empty, and what is on it is not known: it is not touched.", d.name).
 				WithAction("If nobody needs what is on it: dd if=/dev/zero of=%s bs=1M count=1; dd if=/dev/zero of=%[1]s bs=1M seek=%d", d.path, max(0, d.size-looked)>>20)
 		}
@@ -193,21 +205,41 @@ func (v *Volume) done() error {
 // extBlockMax is the largest block of ext2, ext3 and ext4, in bytes.
 const extBlockMax = 64 << 10
 
-// extSize reads how large a file system of these kinds is, in bytes.
-func extSize(path string) (int64, error) {
+// extSuper reads the superblock of a file system of these kinds.
+func extSuper(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer f.Close()
 	super := make([]byte, 1024)
 	if _, err := f.ReadAt(super, 1024); err != nil {
-		return 0, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	const magic, wide = 0xef53, 0x80 // s_magic; INCOMPAT_64BIT
+	const magic = 0xef53 // s_magic
 	if binary.LittleEndian.Uint16(super[0x38:]) != magic {
-		return 0, trove.Errorf(trove.KindGuest, "%s holds no ext file system any more", path)
+		return nil, trove.Errorf(trove.KindGuest, "%s holds no ext file system any more", path)
 	}
+	return super, nil
+}
+
+// extMounted reports whether such a file system was ever mounted: it notes when
+// it was last, and how often.
+func extMounted(path string) (bool, error) {
+	super, err := extSuper(path)
+	if err != nil {
+		return false, err
+	}
+	return binary.LittleEndian.Uint32(super[0x2c:]) != 0 || binary.LittleEndian.Uint16(super[0x34:]) != 0, nil
+}
+
+// extSize reads how large such a file system is, in bytes.
+func extSize(path string) (int64, error) {
+	super, err := extSuper(path)
+	if err != nil {
+		return 0, err
+	}
+	const wide = 0x80 // INCOMPAT_64BIT
 	blocks := int64(binary.LittleEndian.Uint32(super[4:]))
 	if binary.LittleEndian.Uint32(super[0x60:])&wide != 0 {
 		blocks |= int64(binary.LittleEndian.Uint32(super[0x150:])) << 32

@@ -263,6 +263,24 @@ func TestMountedVolumeIsNeverFormattedLater(t *testing.T) {
 	}
 }
 
+// A record that comes back, as with a system's disk of another day, does not
+// either.
+func TestReturnedRecordFormatsNothing(t *testing.T) {
+	b := newBench(t)
+	b.must(b.ensure())
+	b.must(os.WriteFile(b.path("mnt/data"), []byte("mine"), 0o600))
+	b.must(b.v.Unmount(context.Background()))
+	b.write("volume.json", fmt.Sprintf(`{"serial":%q,"size":%d,"uuid":%q}`, volumeID[:20], benchSize, b.uuid()))
+	b.must(b.ensure())
+	b.is(Found, Mounted)
+	if _, err := os.Stat(b.path("mnt/data")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(b.path("volume.json")); err == nil {
+		t.Error("the record is still there")
+	}
+}
+
 func (b *bench) enlarge(to int64) {
 	b.t.Helper()
 	b.must(os.Truncate(b.file, to))
