@@ -39,11 +39,15 @@ func (a *Agent) MountVolume(ctx context.Context, d guestapi.Device) error {
 
 // UnmountVolume lets go of the volume. The engine must have been stopped.
 func (a *Agent) UnmountVolume(ctx context.Context, d guestapi.Device) error {
-	if a.state.get().ShouldRun {
-		return trove.Errorf(trove.KindUnprocessable, "The volume is in use by the database server.").
-			WithAction("Stop the database first.")
-	}
-	return a.withVolume(ctx, "unmounted", d, Volume.Unmount)
+	return a.withVolume(ctx, "unmounted", d, func(v Volume, ctx context.Context) error {
+		// Asked while nobody can start it: a container keeps no one from
+		// unmounting what it writes to.
+		if a.state.get().ShouldRun {
+			return trove.Errorf(trove.KindUnprocessable, "The volume is in use by the database server.").
+				WithAction("Stop the database first.")
+		}
+		return v.Unmount(ctx)
+	})
 }
 
 // ResizeFS makes the file system as large as the volume, and takes notice of a

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -135,6 +137,52 @@ func TestVolumeOfItsOwn(t *testing.T) {
 			t.Error("a failure was not told")
 		}
 	})
+}
+
+// An engine that is being started while the volume is asked for keeps it.
+func TestVolumeOfAnEngineThatStarts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w, v := newWorld(), &otherVolume{}
+		hold := holding{fakeEngine{w}, make(chan chan struct{}, 9)}
+		r, _ := w.prepared(t, func(c *Config) { c.Volume, c.Engine = v, hold })
+		if err := ask(t, r, "stop_db", "", `{}`); err != nil {
+			t.Fatal(err)
+		}
+		v.calls = nil
+		release := make(chan struct{})
+		hold.next <- release
+		started, unmounted := make(chan error, 1), make(chan error, 1)
+		go func() {
+			started <- ask(t, r, "start_db_with_conf_changes", "one", `{"config_contents": "", "ds_version": "1"}`)
+		}()
+		synctest.Wait()
+		go func() {
+			unmounted <- ask(t, r, "unmount_volume", "", `{"device_path": "/dev/vdb", "mount_point": "/x"}`)
+		}()
+		synctest.Wait()
+		close(release)
+		if err := <-started; err != nil {
+			t.Fatal(err)
+		}
+		if err := <-unmounted; !trove.IsKind(err, trove.KindUnprocessable) || slices.Contains(v.calls, "unmount") {
+			t.Errorf("unmounted from an engine that started: %v, %v", err, v.calls)
+		}
+	})
+}
+
+// holding waits before it makes a configuration, if it is told what for.
+type holding struct {
+	fakeEngine
+	next chan chan struct{}
+}
+
+func (h holding) Initialise(ctx context.Context) error {
+	select {
+	case release := <-h.next:
+		<-release
+	default:
+	}
+	return h.fakeEngine.Initialise(ctx)
 }
 
 // A directory has a quota, which is looked at again.

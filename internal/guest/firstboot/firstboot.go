@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -116,7 +117,7 @@ func Run(ctx context.Context, o Options) (r Result, err error) {
 		if err != nil {
 			return r, err
 		}
-		files = append(files, File{Path: f.Path, Content: content})
+		files = append(files, File{Path: path.Clean("/" + f.Path), Content: content}) // clean: its directory tells whether it is secret
 	}
 	for _, f := range files {
 		if err := b.write(f); err != nil {

@@ -201,6 +201,22 @@ func TestRunWritesOnce(t *testing.T) {
 	}
 }
 
+// However its path is written, a file of secrets is one.
+func TestSecretByAnotherPath(t *testing.T) {
+	for _, path := range []string{"//etc/trove/x", "/etc//trove/x", "/usr/../etc/trove/x", "../etc/trove/x"} {
+		o := options(t)
+		o.MetadataURL = cloud(t, map[string]string{metaData: `{"uuid":"7c0d","files":[{"path":"` + path + `","content_path":"/content/0000"}]}`,
+			"openstack/content/0000": "secret"})
+		if _, err := run(t, o); err != nil {
+			t.Fatal(err)
+		}
+		i, err := os.Stat(filepath.Join(o.Root, "etc/trove/x"))
+		if err != nil || i.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", path, i, err)
+		}
+	}
+}
+
 func TestRunWithoutACloud(t *testing.T) {
 	for name, url := range map[string]string{"none": "", "nobody there": "http://127.0.0.1:1", "no such thing": cloud(t, nil)} {
 		t.Run(name, func(t *testing.T) {
