@@ -78,6 +78,8 @@ func (c *Cloud) Flavor(ctx context.Context, id string) (trove.Flavor, error) {
 		return trove.Flavor{}, none
 	case err != nil:
 		return trove.Flavor{}, failed(ctx, err, "look at a flavor")
+	case f == nil:
+		return trove.Flavor{}, failed(ctx, errNothing, "look at a flavor")
 	}
 	return flavorOf(*f), nil
 }
@@ -175,6 +177,9 @@ func (c *Cloud) subnetByID(ctx context.Context, s *session, id string) (subnets.
 		}
 		if err != nil {
 			return subnets.Subnet{}, failed(ctx, err, "look at subnet %s", id)
+		}
+		if n == nil {
+			return subnets.Subnet{}, failed(ctx, errNothing, "look at subnet %s", id)
 		}
 		return *n, nil
 	})

@@ -148,7 +148,7 @@ func (c *Cloud) login(ctx context.Context) (*session, error) {
 		return nil, failed(ctx, err, "read the catalog of services")
 	}
 	project, err := result.ExtractProject()
-	if err != nil || project == nil {
+	if err != nil || project == nil || project.ID == "" { // lists would be of all projects
 		return nil, trove.Errorf(trove.KindBadRequest, "The login in [service_credentials] is for no project.").
 			WithAction("set [service_credentials] project_id or project_name, or use an application credential")
 	}

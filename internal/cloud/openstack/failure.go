@@ -52,14 +52,19 @@ func loginFailed(ctx context.Context, err error) error {
 	return failed(ctx, err, "log in at Keystone")
 }
 
-// transient tells of failures of the connection, and answers that broke off.
+// errNothing is of an answer that says yes and holds not what was asked for, as
+// something between us and a service may give.
+var errNothing = errors.New("the answer holds nothing of it")
+
+// transient tells of failures of the connection, and answers that broke off or
+// are somebody else's.
 func transient(err error) bool {
 	var (
 		network net.Error
 		place   *url.Error
 		syntax  *json.SyntaxError
 	)
-	return errors.As(err, &network) || errors.As(err, &place) || errors.As(err, &syntax) ||
+	return errors.As(err, &network) || errors.As(err, &place) || errors.As(err, &syntax) || errors.Is(err, errNothing) ||
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 

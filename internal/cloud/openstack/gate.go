@@ -22,6 +22,11 @@ const (
 	mostWait = 15 * time.Second
 	// waits is how often a request is sent again after 429.
 	waits = 3
+	// mostLater is how long a service is left alone at its word.
+	mostLater = time.Hour
+	// mostAnswer is the largest answer that is read, in bytes: a page of a list
+	// has a thousand entries of some KiB.
+	mostAnswer = 64 << 20
 	// mostConnections to one service.
 	mostConnections = 16
 )
@@ -126,6 +131,7 @@ func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		after := answer.Header.Get("Retry-After")
 		again := answer.StatusCode == http.StatusTooManyRequests
+		answer.Body = &bounded{answer.Body, mostAnswer}
 		if !again && (answer.StatusCode != http.StatusServiceUnavailable || after == "") {
 			return answer, nil
 		}
@@ -145,14 +151,31 @@ func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
+// bounded is the body of an answer; what is larger than left bytes is an error.
+type bounded struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, trove.Errorf(trove.KindUnavailable, "an answer is larger than %d MiB", mostAnswer>>20)
+	}
+	return n, err
+}
+
 // later notes until when a service is left alone: seconds or a date, a second if
 // it says neither.
 func (g *gate) later(host, after string) {
 	until := time.Now().Add(time.Second)
 	if s, err := strconv.Atoi(after); err == nil && s >= 0 {
-		until = time.Now().Add(time.Duration(min(s, 3600)) * time.Second)
+		until = time.Now().Add(time.Duration(min(s, int(mostLater/time.Second))) * time.Second)
 	} else if at, err := http.ParseTime(after); err == nil {
 		until = at
+		if most := time.Now().Add(mostLater); at.After(most) { // its clock may be wrong
+			until = most
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

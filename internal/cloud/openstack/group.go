@@ -31,6 +31,8 @@ func (c *Cloud) groups(ctx context.Context, s *session, o cloud.Owner) ([]groups
 	if id := c.memory.recall(aGroup, o.InstanceID); id != "" && !slices.ContainsFunc(all, func(g groups.SecGroup) bool { return g.ID == id }) {
 		g, err := groups.Get(ctx, s.network, id).Extract()
 		switch {
+		case err == nil && g == nil:
+			return nil, failed(ctx, errNothing, "look at a security group")
 		case err == nil:
 			all = append(all, *g)
 		case !isStatus(err, http.StatusNotFound):
@@ -66,6 +68,9 @@ func (c *Cloud) EnsureSecurityGroup(ctx context.Context, o cloud.Owner, want []c
 		err := c.create(o, aGroup, func() (err error) {
 			g, err = groups.Create(ctx, s.network, groups.CreateOpts{Name: c.groupName(o),
 				Description: "Security group for trove instance " + o.InstanceID}).Extract()
+			if err == nil && g == nil {
+				err = errNothing
+			}
 			return err
 		})
 		if err != nil {
@@ -174,6 +179,9 @@ func (c *Cloud) ensureRules(ctx context.Context, s *session, g groups.SecGroup, 
 				// Somebody made one of them: a list that is behind, or another
 				// process.
 				fresh, gerr := groups.Get(ctx, s.network, g.ID).Extract()
+				if gerr == nil && fresh == nil {
+					gerr = errNothing
+				}
 				if gerr != nil {
 					return failed(ctx, gerr, "look at a security group")
 				}
