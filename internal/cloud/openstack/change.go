@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/gophercloud/gophercloud/v2/openstack/blockstorage/v3/volumes"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
@@ -130,6 +131,15 @@ func (c *Cloud) StartGrow(ctx context.Context, o cloud.Owner, size int) error {
 	return wrongState(failed(ctx, err, "extend volume %s to %d GiB", v.ID, size))
 }
 
+// stuck is an error for a volume that no waiting brings out of its status.
+func stuck(v volumeRow) error {
+	if !strings.HasPrefix(v.Status, "error") {
+		return nil
+	}
+	return trove.Errorf(trove.KindConflict, "Volume %s is in status %s.", v.ID, v.Status).
+		WithAction("Look at Cinder's log; if the volume is sound: openstack volume set --state available %s", v.ID)
+}
+
 // DetachVolume implements cloud.Cloud.
 func (c *Cloud) DetachVolume(ctx context.Context, o cloud.Owner) (bool, error) {
 	s, end, err := c.begin(ctx, o)
@@ -145,7 +155,7 @@ func (c *Cloud) DetachVolume(ctx context.Context, o cloud.Owner) (bool, error) {
 		return true, nil
 	}
 	if v.Status != volumeInUse {
-		return false, nil
+		return false, stuck(v)
 	}
 	for _, a := range v.Attachments {
 		err := volumeattach.Delete(ctx, s.compute, a.ServerID, v.ID).ExtractErr()
@@ -172,7 +182,7 @@ func (c *Cloud) AttachVolume(ctx context.Context, o cloud.Owner) (bool, error) {
 		return true, nil
 	}
 	if v.Status != volumeAvailable {
-		return false, nil
+		return false, stuck(v)
 	}
 	r, err := c.oneServer(ctx, s, o)
 	if err != nil {

@@ -127,6 +127,20 @@ func TestHalfMade(t *testing.T) {
 	}
 }
 
+// A volume that failed is not waited for in silence.
+func TestFailedVolumeIsNamed(t *testing.T) {
+	t.Parallel()
+	f := openstacktest.New(t)
+	f.Break = func(k string) bool { return k == "volume" }
+	c, ctx := open(t, options(f)), patience(t)
+	_, _, _ = build(ctx, c, ann(), trove.Access{})
+	for name, do := range map[string]func(context.Context, cloud.Owner) (bool, error){"detach": c.DetachVolume, "attach": c.AttachVolume} {
+		if done, err := do(ctx, ann()); done || !trove.IsKind(err, trove.KindConflict) || !strings.Contains(trove.ActionOf(err), "volume set --state") {
+			t.Errorf("%s: %v, %v", name, done, err)
+		}
+	}
+}
+
 // Retry-After is waited for, by all requests to that service.
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()

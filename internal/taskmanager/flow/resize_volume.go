@@ -150,6 +150,11 @@ func (f *Flows) volumeCheck(ctx context.Context, r *volumeRun) work.Outcome {
 	if r.State.Volume, err = f.cloud.Volume(ctx, ownerOf(inst)); err != nil {
 		return work.Fail(err)
 	}
+	if fault := r.State.Volume.Fault; fault != "" {
+		// It would be refused only after the database was stopped.
+		return work.Fail(trove.Errorf(trove.KindUnprocessable, "The volume of the instance is in status %s.", fault).
+			WithAction("Look at volume %s in the cloud.", r.State.Volume.ID))
+	}
 	return f.mustRun(ctx, inst)
 }
 
