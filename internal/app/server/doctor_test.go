@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -41,16 +42,37 @@ func newWard(t *testing.T) *ward {
 	w := &ward{}
 	w.api = httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(w.api.Close)
+	rabbittest.Require(t)
+	dbtest.Require(t, dbtest.MariaDB)
+	keystonetest.Require(t)
+	// Of three that start at once, none may end the test by itself.
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	var errs [3]error
 	var wg sync.WaitGroup
+	brokers, keystones := t.TempDir(), t.TempDir()
 	wg.Go(func() {
-		w.broker = rabbittest.StartWith(t, rabbittest.Options{Management: true, VirtualHosts: []string{"other", "odd"},
+		w.broker, errs[0] = rabbittest.Run(ctx, brokers, rabbittest.Options{Management: true, VirtualHosts: []string{"other", "odd"},
 			Logins: []rabbittest.Login{{Name: "weak", Password: "p", Configure: ".*", Write: ".*", Read: ".*"}}})
 	})
-	wg.Go(func() { w.database = dbtest.Start(t, dbtest.MariaDB) })
-	wg.Go(func() { w.keystone = keystonetest.Start(t, keystonetest.Options{DatabaseURL: w.api.URL + "/v1.0"}) })
+	wg.Go(func() { w.database, errs[1] = dbtest.Run(ctx, dbtest.MariaDB) })
+	wg.Go(func() {
+		w.keystone, errs[2] = keystonetest.Run(ctx, keystones, keystonetest.Options{DatabaseURL: w.api.URL + "/v1.0"})
+	})
 	wg.Wait()
-	if t.Failed() {
-		t.FailNow()
+	t.Cleanup(func() {
+		if w.broker != nil {
+			w.broker.Stop()
+		}
+		if w.database != nil {
+			w.database.Remove()
+		}
+		if w.keystone != nil {
+			w.keystone.Stop()
+		}
+	})
+	if err := errors.Join(errs[:]...); err != nil {
+		t.Fatal(err)
 	}
 	w.url = w.database.Database(t)
 	s, err := store.Open(t.Context(), store.Config{URL: secret.New(w.url)})

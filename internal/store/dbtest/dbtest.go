@@ -46,7 +46,7 @@ const (
 )
 
 // startTimeout bounds one start, on a machine that does a lot else.
-const startTimeout = 2 * time.Minute
+const startTimeout = 3 * time.Minute
 
 // attempts is how often a start is tried with other ports.
 const attempts = 3
