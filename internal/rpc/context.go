@@ -107,22 +107,6 @@ func contextFromWire(m map[string]json.RawMessage) Context {
 	return c
 }
 
-// MinimalNotification is the notification a Python server needs in a context
-// for a method that ends one, when there was none to pass on: class names an
-// existing one, such as "DBaaSInstanceCreate"; serverType is the next hop,
-// "taskmanager" or "guest".
-func MinimalNotification(c Context, class, serverType, instanceID string) (json.RawMessage, error) {
-	return json.Marshal(map[string]string{
-		"notification_classname": "trove.common.notification." + class,
-		"request_id":             c.RequestID,
-		"server_type":            serverType,
-		"client_ip":              "",
-		"server_ip":              "",
-		"tenant_id":              c.ProjectID,
-		"instance_id":            instanceID,
-	})
-}
-
 func orNull(s string) any {
 	if s == "" {
 		return nil

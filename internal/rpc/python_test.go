@@ -199,10 +199,9 @@ func TestPythonServer(t *testing.T) {
 			t.Fatal(l)
 		}
 		client := newClient(t, connect(t, b.url))
-		rc := rpc.Context{RequestID: "req-go", User: "u1", ProjectID: "p1", Roles: []string{"member"}}
-		if rc.Notification, err = rpc.MinimalNotification(rc, "DBaaSInstanceCreate", "guest", "i1"); err != nil {
-			t.Fatal(err)
-		}
+		rc := rpc.Context{RequestID: "req-go", User: "u1", ProjectID: "p1", Roles: []string{"member"},
+			Notification: json.RawMessage(`{"notification_classname": "trove.common.notification.DBaaSInstanceCreate",
+				"request_id": "req-go", "server_type": "guest", "client_ip": "", "server_ip": "", "tenant_id": "p1", "instance_id": "i1"}`)}
 		ctx := rpc.WithContext(within(t), rc)
 		call := func(method, version string, args map[string]any, result any) error {
 			return client.Call(ctx, rpc.Message{Topic: topic, Method: method, Version: version, Args: args}, result)

@@ -219,16 +219,8 @@ func (s *Server) AddCredential(ctx context.Context, token, name string, rules []
 	return out.Credential.ID, out.Credential.Secret, err
 }
 
-// SetDatabaseURL puts a service of type database into the catalog, at a URL
-// without the project.
-func (s *Server) SetDatabaseURL(ctx context.Context, url string) error {
-	c, err := s.Admin(ctx)
-	if err != nil {
-		return err
-	}
-	return c.addService(ctx, url)
-}
-
+// addService puts a service of type database into the catalog, at a URL without
+// the project.
 func (c Client) addService(ctx context.Context, url string) error {
 	id, err := c.create(ctx, "/services", "service", object{"type": "database", "name": "trove"})
 	for _, face := range []string{"public", "internal", "admin"} {

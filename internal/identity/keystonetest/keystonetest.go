@@ -53,7 +53,7 @@ type Options struct {
 	// TokenLife is how long tokens are valid; an hour if zero.
 	TokenLife time.Duration
 	// DatabaseURL is the catalog's service of type database, without the project:
-	// http://127.0.0.1:8779/v1.0. None if empty; see also SetDatabaseURL.
+	// http://127.0.0.1:8779/v1.0. None if empty.
 	DatabaseURL string
 }
 
