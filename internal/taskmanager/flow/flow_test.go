@@ -147,9 +147,16 @@ func accept(ctx context.Context, e *work.Engine, kind, request string, state any
 	return err
 }
 
-// TestKilledEverywhere kills each flow after every step and around every call
-// outside.
-func TestKilledEverywhere(t *testing.T) { killed(t, 0, worktest.Everywhere) }
+// TestKilledEverywhere kills each flow after steps and around calls outside: all
+// of them if worktest.AllPassages says so.
+func TestKilledEverywhere(t *testing.T) { killed(t, 0, everyNth(3)) }
+
+func everyNth(n int) func(*testing.T, func(*testing.T) worktest.World) {
+	return func(t *testing.T, makeWorld func(*testing.T) worktest.World) {
+		t.Helper()
+		worktest.EveryNth(t, n, makeWorld)
+	}
+}
 
 // Another process is there all the time and goes on when the lease has ended.
 func TestKilledBesideAnother(t *testing.T) { killed(t, 500*time.Millisecond, worktest.Beside) }

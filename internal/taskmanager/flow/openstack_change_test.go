@@ -74,7 +74,7 @@ func TestChangedInOpenStack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			worktest.EveryNth(t, 3, func(t *testing.T) worktest.World {
+			worktest.EveryNth(t, 7, func(t *testing.T) worktest.World {
 				w := newWorld(t)
 				w.instance("i1")
 				f := inRegion(t, w)

@@ -112,7 +112,7 @@ func TestKilledInOpenStack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			worktest.EveryNth(t, 6, func(t *testing.T) worktest.World { // the store's passages are tested with a fake
+			worktest.EveryNth(t, 9, func(t *testing.T) worktest.World { // the store's passages are tested with a fake
 				w := newWorld(t)
 				w.instance("i1")
 				if tc.set != nil {

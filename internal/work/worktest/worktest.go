@@ -187,14 +187,19 @@ type World struct {
 
 // Everywhere runs worlds that makeWorld makes, each killed at another passage,
 // and compares how they end with an uninterrupted one; with -short, at every
-// fifth passage.
+// fifth of them.
 func Everywhere(t *testing.T, makeWorld func(t *testing.T) World) {
 	t.Helper()
 	EveryNth(t, 1, makeWorld)
 }
 
-// EveryNth is Everywhere for worlds that are slow: it kills at every n-th passage
-// only.
+// AllPassages is the environment variable that has EveryNth kill at every
+// passage.
+const AllPassages = "GOTROVE_ALL_PASSAGES"
+
+// EveryNth is Everywhere for worlds that are slow or many: it kills at every n-th
+// passage only, unless AllPassages is set. An odd n has kills both before and
+// after calls.
 func EveryNth(t *testing.T, n int, makeWorld func(t *testing.T) World) {
 	t.Helper()
 	gate := NewGate(0)
@@ -206,7 +211,10 @@ func EveryNth(t *testing.T, n int, makeWorld func(t *testing.T) World) {
 		t.Fatalf("only %d passages: nothing is behind the gate", passages)
 	}
 	stride := n
-	if testing.Short() {
+	switch {
+	case os.Getenv(AllPassages) != "":
+		stride = 1
+	case testing.Short():
 		stride *= 5
 	}
 	for kill := 1; kill <= passages; kill += stride {
