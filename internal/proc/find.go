@@ -24,6 +24,10 @@ type Process struct {
 // maxEnviron bounds what is read of a process's environment.
 const maxEnviron = 256 << 10
 
+// execTries is how often, a millisecond apart, a process is looked at that is
+// executing a program just now.
+const execTries = 100
+
 // List reads all processes that have not ended. Those that end meanwhile are
 // left out.
 func List() ([]Process, error) {
@@ -54,13 +58,31 @@ func List() ([]Process, error) {
 		if syscall.Stat("/proc/"+name, &owner) != nil {
 			continue
 		}
-		out = append(out, Process{Handle: Handle{PID: pid, StartTime: st.StartTime, BootID: boot}, Stat: st, UID: int(owner.Uid), Env: environ(name)})
+		out = append(out, Process{Handle: Handle{PID: pid, StartTime: st.StartTime, BootID: boot}, Stat: st, UID: int(owner.Uid), Env: environ(name, st)})
 	}
 	return out, nil
 }
 
-func environ(pid string) []string {
-	f, err := os.Open("/proc/" + pid + "/environ")
+// environ reads the environment that a process was started with. In the middle of
+// execve it is empty, and so is the command line: who looks for the process must
+// not miss it then, so it is read again for a moment.
+func environ(pid string, st Stat) []string {
+	for range execTries {
+		b := head("/proc/" + pid + "/environ")
+		if len(b) > 0 {
+			return strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+		}
+		if b == nil || st.kernel() || len(head("/proc/"+pid+"/cmdline")) > 0 {
+			return nil
+		}
+		<-time.After(time.Millisecond)
+	}
+	return nil
+}
+
+// head reads a file's first bytes; nil if it cannot be read.
+func head(path string) []byte {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil
 	}
@@ -69,7 +91,7 @@ func environ(pid string) []string {
 	if err != nil {
 		return nil
 	}
-	return strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+	return b
 }
 
 // Has reports whether the process's environment at its start held kv, a whole

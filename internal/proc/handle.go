@@ -44,6 +44,11 @@ type Stat struct {
 // program.
 const forkedOnly = 0x40
 
+// kernelThread is the kernel's PF_KTHREAD.
+const kernelThread = 0x200000
+
+func (s Stat) kernel() bool { return s.Flags&kernelThread != 0 }
+
 // Ended reports whether the process has ended and only waits for its parent to
 // take note.
 func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' || s.State == 'x' }
