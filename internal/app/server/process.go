@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/api"
@@ -233,9 +234,21 @@ func boundBodies(next http.Handler, within time.Duration) http.Handler {
 	})
 }
 
+// farewell is how long a server that stops tells its clients so with each answer.
+// A connection that is closed while it is idle may just be carrying the next
+// request, of which the client then does not know whether it was heard.
+const farewell = 250 * time.Millisecond
+
 // serve answers HTTP on l until the group stops.
 func (p *process) serve(name string, l net.Listener, h http.Handler, onShutdown func()) {
-	server := &http.Server{Handler: boundBodies(h, bodyWait), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+	var stopping atomic.Bool
+	told := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if stopping.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
+	server := &http.Server{Handler: boundBodies(told, bodyWait), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)}
 	if onShutdown != nil {
 		server.RegisterOnShutdown(onShutdown)
@@ -245,6 +258,8 @@ func (p *process) serve(name string, l net.Listener, h http.Handler, onShutdown 
 		stop := context.AfterFunc(ctx, func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
 			defer cancel()
+			stopping.Store(true)
+			<-time.After(farewell)
 			stopped <- server.Shutdown(ctx)
 		})
 		err := server.Serve(l)
