@@ -39,7 +39,7 @@ chaos: build ## break everything in turn under 100 instances, on both databases:
 test-short: ## run the tests that need nothing but Go
 	$(GO) test -short ./...
 
-test-openstack: build ## a real OpenStack on this machine, our services, every call on it: 60 min, 8 GiB, root
+test-openstack: build ## a real OpenStack on this machine, our services, every call on it: 8 GiB, root
 	@scripts/install engines guest-image
 	test/openstack/run
 
