@@ -287,7 +287,7 @@ func TestDecisionsOfPython(t *testing.T) {
 func TestSyntaxOfPython(t *testing.T) {
 	p := startPeer(t)
 	words := rapid.SampledFrom([]string{"and", "or", "not", "(", ")", "role:admin", "@", "!", "((", "))", "(role:admin", "user_id:u1)",
-		"nonsense", `"quoted:text"`, "'a'", "NOT", "role:(x)", "%", "'a:b", "user_id:u1", "rule:r1", "()", "@)", "(!"})
+		"nonsense", `"quoted:text"`, "'a'", "NOT", "role:(x)", "%", "user_id:u1", "rule:r1", "()", "@)", "(!"})
 	refused, taken := 0, 0
 	one := func(t *rapid.T) {
 		text := strings.Join(rapid.SliceOfN(words, 1, 7).Draw(t, "words"), spaces.Draw(t, "space"))
@@ -345,6 +345,8 @@ func TestStricterThanPython(t *testing.T) {
 		{`r: ":x"`, "neither the name"},
 		{`r: "1.5:x"`, "neither the name"},
 		{`r: "'a\\'b':x"`, "neither the name"},
+		{`r: "'a:b"`, "neither the name"},
+		{`r: "! and 'a:b"`, "neither the name"}, // which it never comes to
 		{"r: role:a\nr: role:b", "twice, first on line 1"},
 		{"1: role:a", "not the name of a rule"},
 		{"[a]", "want rules"},
