@@ -105,7 +105,7 @@ type Store interface {
 	Datastore(ctx context.Context, idOrName string) (trove.Datastore, error)
 	Version(ctx context.Context, id string) (trove.DatastoreVersion, error)
 	DeleteDatastore(ctx context.Context, id string) error
-	VersionMetadata(ctx context.Context, versionID, key string) ([]string, error)
+	VersionMetadata(ctx context.Context, versionID string) (map[string][]string, error)
 
 	Quotas(ctx context.Context, tenant string, defaults trove.QuotaDelta) ([]trove.Quota, error)
 	SetQuotas(ctx context.Context, tenant string, limits map[trove.Resource]int) error

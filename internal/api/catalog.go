@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/gotrove/gotrove/internal/api/view"
+	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -118,11 +119,11 @@ func (s *Server) listVersionFlavors(q *request) (response, error) {
 	if err != nil {
 		return response{}, err
 	}
-	bound, err := s.store.VersionMetadata(q.Context(), q.PathValue("version"), "flavor")
+	metadata, err := s.store.VersionMetadata(q.Context(), q.PathValue("version"))
 	if err != nil {
 		return response{}, err
 	}
-	if len(bound) > 0 {
+	if bound := metadata[store.BindFlavor]; len(bound) > 0 {
 		list = slices.DeleteFunc(slices.Clone(list), func(f trove.Flavor) bool { return !slices.Contains(bound, f.ID) })
 	}
 	return ok(map[string]any{"flavors": q.viewer().Flavors(list)})

@@ -78,7 +78,11 @@ func (s *Server) resizeFlavor(q *request, asked object) (response, error) {
 	if i.ClusterID != "" {
 		return response{}, inCluster(i)
 	}
-	flavor, err := s.chooseFlavor(q, i.Version, asked)
+	metadata, err := s.store.VersionMetadata(q.Context(), i.Version.ID)
+	if err != nil {
+		return response{}, err
+	}
+	flavor, err := s.chooseFlavor(q, i.Version, metadata[store.BindFlavor], asked)
 	if err != nil {
 		return response{}, err
 	}

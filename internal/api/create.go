@@ -29,11 +29,15 @@ func (s *Server) createInstance(q *request) (response, error) {
 	if err != nil {
 		return response{}, err
 	}
+	metadata, err := s.store.VersionMetadata(ctx, version.ID)
+	if err != nil {
+		return response{}, err
+	}
 	nics, err := s.nics(q, body.objects("nics"))
 	if err != nil {
 		return response{}, err
 	}
-	flavor, err := s.chooseFlavor(q, version, body)
+	flavor, err := s.chooseFlavor(q, version, metadata[store.BindFlavor], body)
 	if err != nil {
 		return response{}, err
 	}
@@ -42,7 +46,7 @@ func (s *Server) createInstance(q *request) (response, error) {
 		return response{}, trove.Errorf(trove.KindBadRequest,
 			"Validation error: instance['region_name'] '%s' is not a region of this service; it serves %s.", region, s.config.Region)
 	}
-	if err := s.volumeType(q, version, body.object("volume").text("type")); err != nil {
+	if err := s.volumeType(version, metadata[store.BindVolumeType], body.object("volume").text("type")); err != nil {
 		return response{}, err
 	}
 	size, err := s.volumeSize(body)
@@ -215,16 +219,12 @@ func activeVersions(ds trove.Datastore) string {
 }
 
 // chooseFlavor finds the flavor that the body names, by its id or an URL that
-// ends with it.
-func (s *Server) chooseFlavor(q *request, v trove.DatastoreVersion, body object) (trove.Flavor, error) {
+// ends with it: one of those that the version is bound to, if there are any.
+func (s *Server) chooseFlavor(q *request, v trove.DatastoreVersion, bound []string, body object) (trove.Flavor, error) {
 	ref := body.scalar("flavorRef")
 	id := ref[strings.LastIndexByte(ref, '/')+1:]
 	if id == "" {
 		return trove.Flavor{}, trove.Errorf(trove.KindBadRequest, "Validation error: instance 'flavorRef' is a required property")
-	}
-	bound, err := s.store.VersionMetadata(q.Context(), v.ID, "flavor")
-	if err != nil {
-		return trove.Flavor{}, err
 	}
 	if len(bound) > 0 && !slices.Contains(bound, id) {
 		return trove.Flavor{}, trove.Errorf(trove.KindBadRequest, "Flavor %s is not supported for datastore %s version %s: %s.",
@@ -247,13 +247,9 @@ func (s *Server) chooseFlavor(q *request, v trove.DatastoreVersion, body object)
 
 // volumeType refuses a type that a version is not bound to: where it is bound to
 // some, one of them must be named.
-func (s *Server) volumeType(q *request, v trove.DatastoreVersion, kind string) error {
-	if s.config.NoVolumes {
+func (s *Server) volumeType(v trove.DatastoreVersion, bound []string, kind string) error {
+	if s.config.NoVolumes || len(bound) == 0 || slices.Contains(bound, kind) {
 		return nil
-	}
-	bound, err := s.store.VersionMetadata(q.Context(), v.ID, "volume_type")
-	if err != nil || len(bound) == 0 || slices.Contains(bound, kind) {
-		return err
 	}
 	if kind == "" {
 		return trove.Errorf(trove.KindBadRequest, "Only specific volume types are allowed for datastore %s version %s, and none is named: %s.",

@@ -187,17 +187,17 @@ func (s *Store) DeleteDatastore(ctx context.Context, id string) error {
 	})
 }
 
-// VersionMetadata returns the values that a version has for a key: of `flavor`
-// or `volume_type`, what instances of it may have; none means any.
-func (s *Store) VersionMetadata(ctx context.Context, versionID, key string) ([]string, error) {
-	var values []string
+// VersionMetadata returns what is said of a version, by key, in order: under
+// BindFlavor and BindVolumeType what instances of it may have; none means any.
+func (s *Store) VersionMetadata(ctx context.Context, versionID string) (map[string][]string, error) {
+	values := map[string][]string{}
 	err := s.read(ctx, func(ctx context.Context, c session) error {
-		return c.each(ctx, `SELECT m.value FROM datastore_version_metadata m
-			WHERE m.datastore_version_id = ? AND m.key = ? AND m.deleted = ? ORDER BY m.value`,
-			[]any{versionID, key, false}, func(r *sql.Rows) error {
-				var v sql.NullString
-				err := r.Scan(&v)
-				values = append(values, v.String)
+		return c.each(ctx, `SELECT m.key, m.value FROM datastore_version_metadata m
+			WHERE m.datastore_version_id = ? AND m.deleted = ? ORDER BY m.value`,
+			[]any{versionID, false}, func(r *sql.Rows) error {
+				var key, v sql.NullString
+				err := r.Scan(&key, &v)
+				values[key.String] = append(values[key.String], v.String)
 				return err
 			})
 	})

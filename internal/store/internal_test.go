@@ -336,8 +336,8 @@ func TestVersionMetadata(t *testing.T) {
 		s.must(t, `INSERT INTO datastore_version_metadata (id, datastore_version_id, "key", value, created, deleted) VALUES (?, ?, ?, ?, ?, ?)`,
 			i, id, m.key, m.value, s.now(), m.deleted)
 	}
-	got, err := s.VersionMetadata(t.Context(), id, "flavor")
-	if err != nil || strings.Join(got, " ") != "a b" {
+	got, err := s.VersionMetadata(t.Context(), id)
+	if err != nil || len(got) != 2 || strings.Join(got[BindFlavor], " ") != "a b" || strings.Join(got[BindVolumeType], " ") != "x" {
 		t.Errorf("values are %v, %v", got, err)
 	}
 }

@@ -81,8 +81,12 @@ func quote(s string) string {
 
 func (g *region) checkVersionImage(ctx context.Context, r *report, v trove.DatastoreVersion) {
 	name := v.DatastoreName + " " + v.Name
-	bound := g.boundFlavors(ctx, r, v)
-	g.boundTypes(ctx, r, v)
+	metadata, err := g.store.VersionMetadata(ctx, v.ID)
+	if err != nil {
+		r.broken(err, "")
+	}
+	bound := g.boundFlavors(r, v, metadata[store.BindFlavor])
+	g.boundTypes(ctx, r, v, metadata[store.BindVolumeType])
 	if v.ImageID == "" && len(v.ImageTags) == 0 {
 		r.fail(imageUpdate(v), "%s names no image and no tags of images", name)
 		return
@@ -145,12 +149,7 @@ func ids(all []trove.Flavor) string {
 }
 
 // boundFlavors are those that a version is bound to and that there are.
-func (g *region) boundFlavors(ctx context.Context, r *report, v trove.DatastoreVersion) (out []trove.Flavor) {
-	bound, err := g.store.VersionMetadata(ctx, v.ID, store.BindFlavor)
-	if err != nil {
-		r.broken(err, "")
-		return nil
-	}
+func (g *region) boundFlavors(r *report, v trove.DatastoreVersion, bound []string) (out []trove.Flavor) {
 	if len(g.flavors) == 0 {
 		return nil // told already
 	}
@@ -167,9 +166,8 @@ func (g *region) boundFlavors(ctx context.Context, r *report, v trove.DatastoreV
 }
 
 // boundTypes looks at the volume types that a version is bound to.
-func (g *region) boundTypes(ctx context.Context, r *report, v trove.DatastoreVersion) {
-	bound, err := g.store.VersionMetadata(ctx, v.ID, store.BindVolumeType)
-	if err != nil || len(bound) == 0 || !g.v.Has("cinder") {
+func (g *region) boundTypes(ctx context.Context, r *report, v trove.DatastoreVersion, bound []string) {
+	if len(bound) == 0 || !g.v.Has("cinder") {
 		return
 	}
 	all, err := g.v.VolumeTypes(ctx)

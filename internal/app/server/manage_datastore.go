@@ -165,11 +165,11 @@ func bindingCommands(m *manage) (out []*cobra.Command) {
 			ofVersion(m, &cobra.Command{Use: "datastore_version_" + b.word + "_list <datastore_name> <datastore_version_name>",
 				Short: "List the " + b.title + " that a version is bound to"},
 				func(ctx context.Context, t *target) error {
-					all, err := t.s.VersionMetadata(ctx, t.id, b.key)
+					bound, err := t.s.VersionMetadata(ctx, t.id)
 					if err != nil {
 						return err
 					}
-					what := strings.ReplaceAll(b.word, "_", " ")
+					all, what := bound[b.key], strings.ReplaceAll(b.word, "_", " ")
 					for _, v := range all {
 						t.say("Datastore: %s, Version: %s, %s: %s", t.args[0], t.args[1], strings.ToUpper(what[:1])+what[1:], v)
 					}

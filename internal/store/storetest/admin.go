@@ -84,9 +84,9 @@ func testBindings(t *testing.T, f *fixture) {
 	ctx := deadline(t)
 	bound := func(key string) string {
 		t.Helper()
-		values, err := f.VersionMetadata(ctx, f.version, key)
+		values, err := f.VersionMetadata(ctx, f.version)
 		ok(t, err)
-		return strings.Join(values, " ")
+		return strings.Join(values[key], " ")
 	}
 	ok(t, f.BindVersion(ctx, f.version, store.BindFlavor, "2"))
 	ok(t, f.BindVersion(ctx, f.version, store.BindFlavor, "1"))

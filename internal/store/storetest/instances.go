@@ -283,7 +283,7 @@ func testDatastores(t *testing.T, f *fixture) {
 	kind(t, err, trove.KindNotFound)
 	kind(t, f.DeleteDatastore(ctx, byName.ID), trove.KindBadRequest)
 	kind(t, f.DeleteDatastore(ctx, trove.NewID()), trove.KindNotFound)
-	values, err := f.VersionMetadata(ctx, f.version, "flavor")
+	values, err := f.VersionMetadata(ctx, f.version)
 	ok(t, err)
 	if len(values) != 0 {
 		t.Errorf("metadata is %v", values)
