@@ -62,7 +62,9 @@ func burst(t *testing.T, r *region.Region, conductors []*region.Service) {
 	var killing sync.WaitGroup
 	killing.Go(func() {
 		<-third
-		r.Database.Pause()
+		if err := r.Database.Pause(); err != nil {
+			t.Error(err)
+		}
 		<-half
 		conductors[0].Kill()
 		r.Database.Resume()

@@ -8,10 +8,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/proc/proctest"
 	"github.com/gotrove/gotrove/test/region"
 )
 
@@ -176,15 +176,15 @@ func freeze(t *testing.T, agents []int) (thaw func()) {
 	if len(agents) == 0 {
 		t.Fatal("there is no agent")
 	}
-	signal := func(s syscall.Signal) {
+	each := func(f func(pid int) error) {
 		for _, pid := range agents {
-			if err := syscall.Kill(pid, s); err != nil {
+			if err := f(pid); err != nil {
 				t.Error(err)
 			}
 		}
 	}
-	signal(syscall.SIGSTOP)
-	return sync.OnceFunc(func() { signal(syscall.SIGCONT) })
+	each(proctest.Freeze)
+	return sync.OnceFunc(func() { each(proctest.Thaw) })
 }
 
 // known is the ordinary user, whose token each API has checked.

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gotrove/gotrove/internal/proc/proctest"
 )
 
 const password = `s3cret'; DROP TABLE t; -- "`
@@ -204,7 +206,9 @@ func TestKillEngine(t *testing.T) {
 
 		// Now something else takes its port before the agent can look.
 		agent, again = s.mustPIDs(i.ID)
-		s.signal(agent, syscall.SIGSTOP)
+		if err := proctest.Freeze(agent); err != nil {
+			s.t.Fatal(err)
+		}
 		s.signal(again, syscall.SIGKILL)
 		port := map[string]string{"mariadb": "3306", "postgresql": "5432"}[i.Datastore.Type]
 		var thief net.Listener

@@ -198,7 +198,9 @@ func TestHealthOfRoles(t *testing.T) {
 	}
 	is(conductor, 200, "OK")
 
-	database.Pause()
+	if err := database.Pause(); err != nil {
+		t.Fatal(err)
+	}
 	is(conductor, 503, db)
 	database.Resume()
 	is(conductor, 200, "OK")

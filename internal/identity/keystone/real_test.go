@@ -337,7 +337,9 @@ func testFrozen(t *testing.T, r *real) {
 		}
 		r.pass(time.Minute)
 	}
-	r.Pause()
+	if err := r.Pause(); err != nil {
+		t.Fatal(err)
+	}
 	defer r.Resume()
 	r.pass(6 * time.Minute)
 	started := time.Now()

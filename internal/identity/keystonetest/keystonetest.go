@@ -24,6 +24,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gotrove/gotrove/internal/proc/proctest"
 )
 
 // What there is from the start. All names are in the domain Default.
@@ -177,7 +179,7 @@ func (s *Server) Stop() {
 }
 
 // Pause freezes the server: connections are taken and nothing answers.
-func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+func (s *Server) Pause() error { return proctest.FreezeGroup(s.child.Process.Pid) }
 
 // Resume ends Pause.
 func (s *Server) Resume() { s.signal(syscall.SIGCONT) }

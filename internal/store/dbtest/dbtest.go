@@ -27,6 +27,8 @@ import (
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver that Admin needs
+
+	"github.com/gotrove/gotrove/internal/proc/proctest"
 )
 
 // Engine is a kind of server.
@@ -250,7 +252,7 @@ func (s *Server) Kill() {
 }
 
 // Pause freezes the server: its connections stay open and nothing answers.
-func (s *Server) Pause() { s.process.signal(syscall.SIGSTOP) }
+func (s *Server) Pause() error { return proctest.FreezeGroup(s.process.pid) }
 
 // Resume ends Pause.
 func (s *Server) Resume() { s.process.signal(syscall.SIGCONT) }

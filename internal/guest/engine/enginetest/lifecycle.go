@@ -15,6 +15,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/guest/engine"
 	"github.com/gotrove/gotrove/internal/guest/engine/template"
+	"github.com/gotrove/gotrove/internal/proc/proctest"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -191,10 +192,10 @@ func killed(t *testing.T, s *suite) {
 // made before.
 func hangs(t *testing.T, s *suite) {
 	i := s.started(t)
-	if err := syscall.Kill(i.handle.PID, syscall.SIGSTOP); err != nil {
+	if err := proctest.Freeze(i.handle.PID); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = syscall.Kill(i.handle.PID, syscall.SIGCONT) }) // or it could not be stopped
+	t.Cleanup(func() { _ = proctest.Thaw(i.handle.PID) }) // or it could not be stopped
 	eventually(t, "a server that hangs is not ready", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/gotrove/gotrove/internal/proc/proctest"
 )
 
 // Administrator is the login that may do everything on the virtual host, and in
@@ -193,7 +195,7 @@ func (s *Server) Stop() {
 }
 
 // Pause freezes the server: its connections stay open and nothing answers.
-func (s *Server) Pause() { s.node.signal(syscall.SIGSTOP) }
+func (s *Server) Pause() error { return proctest.FreezeGroup(s.node.pid) }
 
 // Resume ends Pause.
 func (s *Server) Resume() { s.node.signal(syscall.SIGCONT) }

@@ -96,7 +96,9 @@ func TestLife(t *testing.T) {
 		c.Close()
 	}
 
-	s.Pause()
+	if err := s.Pause(); err != nil {
+		t.Fatal(err)
+	}
 	if err := dial(s.URL(), time.Second); err == nil {
 		t.Error("a frozen server answers")
 	}
