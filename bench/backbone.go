@@ -20,6 +20,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/identity/keystonetest"
 	"github.com/gotrove/gotrove/internal/keyring"
+	"github.com/gotrove/gotrove/internal/proc/porttest"
 	"github.com/gotrove/gotrove/internal/rpc/amqp/rabbittest"
 	"github.com/gotrove/gotrove/internal/rpc/seal"
 	"github.com/gotrove/gotrove/internal/secret"
@@ -236,7 +237,7 @@ func (r *backbone) start(ctx context.Context, name string) (*role, error) {
 		return nil, err
 	}
 	defer notify.Close()
-	port, err := freePort()
+	port, err := porttest.Free()
 	if err != nil {
 		return nil, err
 	}

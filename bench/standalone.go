@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/gotrove/gotrove/internal/apiclient"
 	"github.com/gotrove/gotrove/internal/proc"
+	"github.com/gotrove/gotrove/internal/proc/porttest"
 )
 
 const (
@@ -55,11 +55,11 @@ func (s *standalone) configure(extra []string) error {
 	if err := os.Chmod(s.dir, 0o755); err != nil {
 		return err
 	}
-	api, err := freePort()
+	api, err := porttest.Free()
 	if err != nil {
 		return err
 	}
-	identity, err := freePort()
+	identity, err := porttest.Free()
 	if err != nil {
 		return err
 	}
@@ -86,15 +86,6 @@ engine_user = nobody
 
 func (s *standalone) home() string   { return filepath.Join(s.dir, "home") }
 func (s *standalone) config() string { return filepath.Join(s.dir, "troved.conf") }
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
 
 // start starts troved and gives the time until its API answered 200.
 func (s *standalone) start(ctx context.Context) (time.Duration, error) {

@@ -16,7 +16,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -29,6 +28,7 @@ import (
 	_ "github.com/go-sql-driver/mysql"
 	_ "github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/gotrove/gotrove/internal/proc/porttest"
 	"github.com/gotrove/gotrove/internal/secret"
 )
 
@@ -101,10 +101,10 @@ func (s *standalone) setUp() error {
 		return fmt.Errorf("build: %w\n%s", err, out)
 	}
 	var err error
-	if s.api, err = freePort(); err != nil {
+	if s.api, err = porttest.Free(); err != nil {
 		return err
 	}
-	if s.identity, err = freePort(); err != nil {
+	if s.identity, err = porttest.Free(); err != nil {
 		return err
 	}
 	config := fmt.Sprintf(`[DEFAULT]
@@ -131,15 +131,6 @@ ready_data_directories = 1
 		return err
 	}
 	return s.start()
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // start starts troved and waits until it serves.

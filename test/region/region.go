@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +23,7 @@ import (
 	"time"
 
 	"github.com/gotrove/gotrove/internal/identity/keystonetest"
+	"github.com/gotrove/gotrove/internal/proc/porttest"
 	"github.com/gotrove/gotrove/internal/rpc/amqp/rabbittest"
 	"github.com/gotrove/gotrove/internal/store/dbtest"
 )
@@ -271,13 +271,13 @@ func (r *Region) Manage(args ...string) string {
 	return string(out)
 }
 
-// FreePort gives a TCP port of 127.0.0.1 that nobody listens on.
+// FreePort gives a TCP port of 127.0.0.1 that nobody listens on; it is of this
+// process from now on.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := porttest.Free()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }

@@ -6,10 +6,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/proc/porttest"
 	"github.com/gotrove/gotrove/internal/rpc/amqp/rabbittest"
 	guestapi "github.com/gotrove/gotrove/internal/rpcapi/guest"
 )
@@ -20,12 +22,11 @@ func TestProbe(t *testing.T) {
 	authority := rabbittest.NewAuthority(t)
 	r := rabbittest.StartWith(t, rabbittest.Options{TLS: authority.TLS("127.0.0.1"),
 		Logins: []rabbittest.Login{{Name: "guest-x", Password: "p4ss", Configure: "^$", Write: "^$", Read: "^$"}}})
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	port, err := porttest.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed := l.Addr().String()
-	l.Close()
+	closed := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	tls := "[oslo_messaging_rabbit]\nssl = true\nssl_ca_file = " + authority.File + "\n"
 	stranger := "[oslo_messaging_rabbit]\nssl = true\nssl_ca_file = " + rabbittest.NewAuthority(t).File + "\n"
 	for name, tc := range map[string]struct {

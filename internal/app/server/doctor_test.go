@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -285,12 +284,7 @@ func (w *ward) onChannel(t *testing.T, vhost string, f func(*amqp091.Channel) er
 }
 
 func testDoctorHosts(t *testing.T, w *ward) {
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone := l.Addr().String()
-	l.Close()
+	gone := freeAddress(t)
 	for name, tc := range map[string]struct {
 		url   string
 		tls   bool

@@ -14,7 +14,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -25,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/proc/porttest"
 	"github.com/gotrove/gotrove/internal/proc/proctest"
 )
 
@@ -105,7 +105,7 @@ func Run(ctx context.Context, dir string, o Options) (*Server, error) {
 	}
 	s := &Server{dir: dir, options: o}
 	var err error
-	if s.port, err = choosePort(); err != nil {
+	if s.port, err = porttest.Free(); err != nil {
 		return nil, err
 	}
 	if err := s.install(ctx); err != nil {
@@ -115,7 +115,7 @@ func Run(ctx context.Context, dir string, o Options) (*Server, error) {
 		if err = s.Start(ctx); err == nil || ctx.Err() != nil {
 			break
 		}
-		if s.port, err = choosePort(); err != nil {
+		if s.port, err = porttest.Free(); err != nil {
 			break
 		}
 	}
@@ -298,18 +298,4 @@ func tail(b []byte) []byte {
 		return b[len(b)-4000:]
 	}
 	return b
-}
-
-// choosePort finds a port nobody listens on now. It is not of the range that
-// the kernel gives to connections, so that it is still free after a stop.
-func choosePort() (int, error) {
-	for range 1000 {
-		port := 10000 + mathrand.IntN(22000)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		return port, l.Close()
-	}
-	return 0, errors.New("no free port")
 }

@@ -15,7 +15,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -28,6 +27,7 @@ import (
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver that Admin needs
 
+	"github.com/gotrove/gotrove/internal/proc/porttest"
 	"github.com/gotrove/gotrove/internal/proc/proctest"
 )
 
@@ -140,7 +140,7 @@ func Run(ctx context.Context, e Engine) (*Server, error) {
 	}
 	for range attempts {
 		s := &Server{Engine: e, programs: programs}
-		if s.port, err = freePort(); err != nil {
+		if s.port, err = porttest.Free(); err != nil {
 			return nil, err
 		}
 		// Short: paths of sockets have a limit.
@@ -159,19 +159,6 @@ func Run(ctx context.Context, e Engine) (*Server, error) {
 		}
 	}
 	return nil, err
-}
-
-// freePort finds a port nobody listens on now. It is not of the range that the
-// kernel gives to connections, so that it is still free after a stop.
-func freePort() (int, error) {
-	for range 1000 {
-		port := 10000 + rand.IntN(22000)
-		l, err := net.Listen("tcp", local(port))
-		if err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, errors.New("no free port")
 }
 
 func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

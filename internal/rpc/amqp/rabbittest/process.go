@@ -5,12 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
+
+	"github.com/gotrove/gotrove/internal/proc/porttest"
 )
 
 // process is a child and what it starts: one process group. A nil one is gone.
@@ -55,22 +56,10 @@ func (p *process) kill() {
 	<-p.gone()
 }
 
-// choosePorts finds ports nobody listens on now. They are not of the range that
-// the kernel gives to connections, so that they are still free after a stop.
-func choosePorts() (ports, error) {
-	var p ports
+func choosePorts() (p ports, err error) {
 	for _, into := range []*int{&p.amqp, &p.tls, &p.management, &p.epmd, &p.distribution} {
-		for n := 0; *into == 0; n++ {
-			if n == 1000 {
-				return p, errors.New("no free port")
-			}
-			port := 10000 + rand.IntN(22000)
-			l, err := net.Listen("tcp", local(port))
-			if err != nil {
-				continue
-			}
-			defer l.Close() // not before all are chosen: they must differ
-			*into = port
+		if *into, err = porttest.Free(); err != nil {
+			return p, err
 		}
 	}
 	return p, nil
