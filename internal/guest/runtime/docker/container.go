@@ -163,12 +163,17 @@ func (r *Runtime) start(ctx context.Context, s runtime.Spec) (h runtime.Handle, 
 	if err != nil {
 		return h, err
 	}
-	made, err := r.api.ContainerCreate(ctx, options)
+	if r.o.Port != nil {
+		if err := r.ensureCard(ctx, s.InstanceID); err != nil {
+			return h, err
+		}
+	}
+	made, err := r.create(ctx, options)
 	if gone(err) { // the image has gone
 		if err := r.Fetch(ctx, nil); err != nil {
 			return h, err
 		}
-		made, err = r.api.ContainerCreate(ctx, options)
+		made, err = r.create(ctx, options)
 	}
 	if errdefs.IsConflict(err) {
 		return h, errTaken
@@ -178,12 +183,12 @@ func (r *Runtime) start(ctx context.Context, s runtime.Spec) (h runtime.Handle, 
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, r.remove(context.WithoutCancel(ctx), made.ID))
+			err = errors.Join(err, r.remove(context.WithoutCancel(ctx), made))
 		}
 	}()
 	if path := s.Argv[0]; filepath.IsAbs(path) {
 		// The shell that opens the log would only say so in the log.
-		_, err := r.api.ContainerStatPath(ctx, made.ID, client.ContainerStatPathOptions{Path: path})
+		_, err := r.api.ContainerStatPath(ctx, made, client.ContainerStatPathOptions{Path: path})
 		if gone(err) {
 			return h, trove.Errorf(trove.KindGuest, "program %s is not in image %s", path, r.o.Image)
 		}
@@ -191,14 +196,14 @@ func (r *Runtime) start(ctx context.Context, s runtime.Spec) (h runtime.Handle, 
 			return h, r.explain(ctx, "look for "+path, err)
 		}
 	}
-	if _, err := r.api.ContainerStart(ctx, made.ID, client.ContainerStartOptions{}); err != nil {
+	if _, err := r.api.ContainerStart(ctx, made, client.ContainerStartOptions{}); err != nil {
 		return h, r.explain(ctx, "start container of "+s.Name, err)
 	}
-	c, err := r.api.ContainerInspect(ctx, made.ID, client.ContainerInspectOptions{})
+	c, err := r.api.ContainerInspect(ctx, made, client.ContainerInspectOptions{})
 	if err != nil {
 		return h, r.explain(ctx, "look at container of "+s.Name, err)
 	}
-	return r.handle(made.ID, c.Container.State.Pid), nil
+	return r.handle(made, c.Container.State.Pid), nil
 }
 
 // openLog makes the log if it is not there: the container opens it by its path.
@@ -252,7 +257,9 @@ func (r *Runtime) options(s runtime.Spec) (client.ContainerCreateOptions, error)
 	h := r.hostConfig(dirs)
 	h.Memory, h.MemorySwap = memoryLimit(r.o.MemoryMB)
 	h.ShmSize = max(64, int64(r.o.MemoryMB)/4) << 20 // PostgreSQL's workers share memory there
-	if r.o.Restart {
+	// Docker starts nothing by itself on a card: that may have another name when the
+	// machine has started, and the network be on the wrong one. The agent looks.
+	if r.o.Restart && r.o.Port == nil {
 		h.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyUnlessStopped}
 	}
 	net, err := r.network(s, c, h)
@@ -299,6 +306,9 @@ func memoryLimit(mb int) (memory, withSwap int64) {
 
 // network sets how clients reach the container.
 func (r *Runtime) network(s runtime.Spec, c *container.Config, h *container.HostConfig) (*network.NetworkingConfig, error) {
+	if r.o.Port != nil {
+		return r.onCard(s.InstanceID, h), nil
+	}
 	h.NetworkMode = container.NetworkMode(r.o.Network)
 	if r.o.Network == HostNetwork {
 		return nil, nil
@@ -562,5 +572,5 @@ func RemoveInstance(ctx context.Context, socket, instanceID string) error {
 			return err
 		}
 	}
-	return nil
+	return r.removeCardNetwork(ctx, instanceID)
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/gotrove/gotrove/internal/guest/runtime"
+	"github.com/gotrove/gotrove/internal/guest/usernet"
 	"github.com/gotrove/gotrove/internal/proc"
 	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/trove"
@@ -75,7 +76,12 @@ type Options struct {
 	RegistryPassword       secret.String
 	Network                string // HostNetwork if empty
 	Address                string // of the instance, for the other networks
-	MemoryMB               int    // limit in MiB; 0: none
+	// Port is the instance's on its user's network: the container has it, and
+	// nothing of Network. CardDriver is how, IPVLAN or MACVLAN; what the kernel can
+	// if it is empty.
+	Port       *usernet.Port
+	CardDriver string
+	MemoryMB   int // limit in MiB; 0: none
 	// Restart has Docker itself start the program again when it ends or the
 	// machine is started, unless it was stopped.
 	Restart bool
@@ -123,6 +129,9 @@ func New(o Options) (*Runtime, error) {
 				WithAction("Run trove-guestagent as an ordinary user who is in the group of Docker's socket %s.", o.Socket)
 		}
 		o.User = strconv.Itoa(os.Geteuid()) + ":" + strconv.Itoa(os.Getegid())
+	}
+	if err := o.checkCard(); err != nil {
+		return nil, err
 	}
 	boot, err := proc.BootID()
 	if err != nil {
