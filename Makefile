@@ -41,7 +41,7 @@ test-short: ## run the tests that need nothing but Go
 
 test-openstack: build ## a real OpenStack on this machine, our services, every call on it: 8 GiB, root
 	@scripts/install engines guest-image
-	test/openstack/run
+	test/openstack/run $(ENGINES)
 
 guest-image: build ## the image of a cloud's servers: bin/gotrove-guest.qcow2, root
 	@scripts/install guest-image

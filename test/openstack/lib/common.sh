@@ -76,6 +76,13 @@ daemon() {    # daemon NAME command...: start in the background unless it runs
       </dev/null >>"$LOGS/$n.log" 2>&1
   local i; for ((i = 0; i < 100; i++)); do [ -s "$RUN/$n.pid" ] && return 0; sleep 0.02; done
 }
+daemon_kill() {  # by kill -9, it and what it forked; over when nothing of it is left
+  local pp pid i; pp=$(pod_pid) && pid=$(cat "$RUN/$1.pid") || return 1
+  # A daemon is the leader of its session (daemon), so of its group too.
+  nsenter -t "$pp" -m -p -- kill -KILL -- "-$pid" || return 1
+  for ((i = 0; i < 100; i++)); do nsenter -t "$pp" -m -p -- kill -0 -- "-$pid" 2>/dev/null || return 0; sleep 0.1; done
+  return 1
+}
 wait_for() {  # wait_for SECONDS WHAT command...
   local max=$1 what=$2 i; shift 2
   for ((i = 0; i < max * 5; i++)); do "$@" >/dev/null 2>&1 && return 0; sleep 0.2; done
