@@ -3,7 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
+	"maps"
 	"strings"
 
 	"github.com/gotrove/gotrove/internal/trove"
@@ -12,7 +12,7 @@ import (
 // Growth is what an operation needs of a project's quota beyond what the
 // instance uses already.
 type Growth struct {
-	Cost   trove.QuotaDelta // what is more; what is less is given back by EndChange
+	Cost   trove.QuotaDelta // what is more; what is less is given back when it ends
 	Limits trove.QuotaDelta // for projects without limits of their own
 	// Uses is what the instance uses now: it is what is given back one day if
 	// nothing was written down about it, as of an instance of the original's.
@@ -81,7 +81,10 @@ func (t *tx) charges(ctx context.Context, id string) (trove.QuotaDelta, error) {
 
 // settle makes what is charged for an instance what it uses. Where nothing was
 // written down, whoever charged gives back.
-func (t *tx) settle(ctx context.Context, id, tenant string, uses trove.QuotaDelta) error {
+func (t *tx) settle(ctx context.Context, id string, uses trove.QuotaDelta) error {
+	if len(uses) == 0 {
+		return nil
+	}
 	known, err := t.charges(ctx, id)
 	if err != nil {
 		return err
@@ -98,7 +101,26 @@ func (t *tx) settle(ctx context.Context, id, tenant string, uses trove.QuotaDelt
 			return err
 		}
 	}
-	return t.refund(ctx, tenant, less)
+	if len(less) == 0 {
+		return nil
+	}
+	var tenant sql.NullString
+	if _, err := t.one(ctx, "SELECT tenant_id FROM instances WHERE id = ?", []any{id}, &tenant); err != nil {
+		return err
+	}
+	return t.refund(ctx, tenant.String, less)
+}
+
+// settleLost settles a resize that was lost before anything was done: uses is what
+// is known of the instance beside its row.
+func (t *tx) settleLost(ctx context.Context, id string, uses trove.QuotaDelta) error {
+	var size sql.NullInt64
+	if _, err := t.one(ctx, "SELECT volume_size FROM instances WHERE id = ?", []any{id}, &size); err != nil {
+		return err
+	}
+	all := trove.QuotaDelta{trove.ResourceVolumes: int(size.Int64)}
+	maps.Copy(all, uses)
+	return t.settle(ctx, id, all)
 }
 
 // Change is how an operation on an instance ended; what is nil stays.
@@ -113,10 +135,10 @@ type Change struct {
 	Fault *trove.Fault // nil: what was recorded is taken back
 }
 
-// EndChange records the end of an operation, all or nothing. A second time
-// changes nothing. KindNotFound: the instance is gone.
-func (s *Store) EndChange(ctx context.Context, id string, c Change) error {
-	set, args := []string{"updated = ?"}, []any{s.now()}
+// endChange records the end of an operation on an instance, nothing if it is gone.
+// Another operation may have begun when it is done a second time.
+func (t *tx) endChange(ctx context.Context, id string, c Change) error {
+	set, args := []string{"updated = ?"}, []any{t.s.now()}
 	if c.FlavorID != nil {
 		if err := fits(field{"flavor", *c.FlavorID, 255}); err != nil {
 			return err
@@ -133,33 +155,25 @@ func (s *Store) EndChange(ctx context.Context, id string, c Change) error {
 		}
 		set, args = append(set, "access = ?"), append(args, text)
 	}
-	return s.tx(ctx, func(ctx context.Context, t *tx) error {
-		if live, err := t.live(ctx, id); err != nil {
-			return err
-		} else if !live {
-			return notFound(id)
-		}
-		var tenant sql.NullString
-		found, err := t.one(ctx, "SELECT tenant_id FROM instances WHERE id = ?", []any{id}, &tenant)
-		if err != nil || !found {
-			return errors.Join(err, notFound(id))
-		}
-		if _, err := t.exec(ctx, "UPDATE instances SET "+strings.Join(set, ", ")+" WHERE id = ?", append(args[:len(args):len(args)], id)...); err != nil {
-			return err
-		}
-		if err := t.settle(ctx, id, tenant.String, c.Uses); err != nil {
-			return err
-		}
-		if c.Fault != nil {
-			err = t.setFault(ctx, id, *c.Fault)
-		} else {
-			err = t.clearFault(ctx, id)
-		}
-		if err != nil {
-			return err
-		}
-		_, err = t.exec(ctx, "UPDATE instances SET task_id = ?, task_description = ? WHERE id = ? AND task_id = ?",
-			int(trove.TaskNone), trove.TaskNone.Description(), id, int(c.Task))
+	if live, err := t.live(ctx, id); err != nil || !live {
 		return err
-	})
+	}
+	if _, err := t.exec(ctx, "UPDATE instances SET "+strings.Join(set, ", ")+" WHERE id = ?", append(args, id)...); err != nil {
+		return err
+	}
+	if err := t.settle(ctx, id, c.Uses); err != nil {
+		return err
+	}
+	var err error
+	if c.Fault != nil {
+		err = t.setFault(ctx, id, *c.Fault)
+	} else {
+		err = t.clearFault(ctx, id)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(ctx, "UPDATE instances SET task_id = ?, task_description = ? WHERE id = ? AND task_id = ?",
+		int(trove.TaskNone), trove.TaskNone.Description(), id, int(c.Task))
+	return err
 }

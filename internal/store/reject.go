@@ -14,6 +14,9 @@ type Rejection struct {
 	// After is how old the message must be, so that a receiver of another
 	// version has had its chance; 0: any age.
 	After time.Duration
+	// Uses is what the instance of a resize uses, as far as its message tells: what
+	// was charged beyond it is given back.
+	Uses trove.QuotaDelta
 }
 
 // RejectOutbox ends a message that nobody can carry out: it is not sent again,
@@ -52,7 +55,7 @@ func (s *Store) RejectOutbox(ctx context.Context, id string, r Rejection) (rejec
 		if _, err := t.one(ctx, "SELECT task_id FROM instances WHERE id = ?", []any{subject}, &task); err != nil {
 			return err
 		}
-		_, err = t.endTask(ctx, Stuck{subject, task}, task.AfterLoss())
+		_, err = t.endTask(ctx, Stuck{subject, task}, task.AfterLoss(), r.Uses)
 		return err
 	})
 	return rejected && err == nil, err
@@ -81,8 +84,10 @@ func (t *tx) failedWork(ctx context.Context, requestID, kind, subject string, r 
 		State: trove.OperationFailed, Cause: r.Cause, Action: r.Action})
 }
 
-// endTask ends a task that an instance still is in and that nothing works on.
-func (t *tx) endTask(ctx context.Context, was Stuck, becomes trove.Task) (done bool, err error) {
+// endTask ends a task that an instance still is in and that nothing works on. A
+// resize that was lost gives back what was charged for it; uses is what is known of
+// the instance beside its row.
+func (t *tx) endTask(ctx context.Context, was Stuck, becomes trove.Task, uses trove.QuotaDelta) (done bool, err error) {
 	// Locked by a statement of its own: what the next one sees is newer.
 	if _, live, err := t.lock(ctx, was.ID); err != nil || !live {
 		return false, err
@@ -90,5 +95,8 @@ func (t *tx) endTask(ctx context.Context, was Stuck, becomes trove.Task) (done b
 	n, err := t.exec(ctx, `UPDATE instances AS i SET task_id = ?, task_description = ?, updated = ?
 		WHERE i.id = ? AND i.deleted = ? AND i.task_id = ? AND `+noWork,
 		int(becomes), becomes.Description(), t.s.now(), was.ID, false, int(was.Task))
+	if err == nil && n > 0 && was.Task == trove.TaskResizing {
+		err = t.settleLost(ctx, was.ID, uses)
+	}
 	return n > 0, err
 }

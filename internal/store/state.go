@@ -293,11 +293,7 @@ func (t *tx) setFault(ctx context.Context, id string, f trove.Fault) error {
 	return err
 }
 
-// ClearFault takes the record of a failure back.
-func (s *Store) ClearFault(ctx context.Context, id string) error {
-	return s.tx(ctx, func(ctx context.Context, t *tx) error { return t.clearFault(ctx, id) })
-}
-
+// clearFault takes the record of a failure back.
 func (t *tx) clearFault(ctx context.Context, id string) error {
 	_, err := t.exec(ctx, "UPDATE instance_faults SET deleted = ?, deleted_at = ? WHERE instance_id = ? AND deleted = ?",
 		true, t.s.now(), id, false)

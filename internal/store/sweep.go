@@ -45,7 +45,7 @@ func (s *Store) StuckInstances(ctx context.Context, grace time.Duration) (stuck 
 // task and still nothing works on it.
 func (s *Store) Unstick(ctx context.Context, was Stuck, becomes trove.Task, f trove.Fault) (done bool, err error) {
 	err = s.tx(ctx, func(ctx context.Context, t *tx) (err error) {
-		if done, err = t.endTask(ctx, was, becomes); err != nil || !done {
+		if done, err = t.endTask(ctx, was, becomes, nil); err != nil || !done {
 			return err
 		}
 		return t.setFault(ctx, was.ID, f)

@@ -66,7 +66,10 @@ type WorkUpdate struct {
 	Finished trove.OperationState
 	Cause    string
 	Action   string
-	Events   []trove.OperationEvent
+	// Change is how the operation on the subject ended; nil: nothing to be said of
+	// the instance, as of one that is gone.
+	Change *Change
+	Events []trove.OperationEvent
 }
 
 // WorkSaved is what a row holds after a save.
@@ -269,9 +272,9 @@ func (s *Store) SaveWork(ctx context.Context, u WorkUpdate) (saved WorkSaved, er
 		if err != nil {
 			return err
 		}
-		var is string
-		if _, err := t.one(ctx, "SELECT version, wakes, wish, lease_owner FROM work WHERE id = ?", []any{u.ID},
-			&saved.Version, &saved.Wakes, &saved.Wish, &is); err != nil {
+		var is, subject string
+		if _, err := t.one(ctx, "SELECT version, wakes, wish, lease_owner, subject FROM work WHERE id = ?", []any{u.ID},
+			&saved.Version, &saved.Wakes, &saved.Wish, &is, &subject); err != nil {
 			return err
 		}
 		if n == 0 {
@@ -279,6 +282,11 @@ func (s *Store) SaveWork(ctx context.Context, u WorkUpdate) (saved WorkSaved, er
 				return nil // it was committed the first time
 			}
 			return lostLease()
+		}
+		if u.Change != nil {
+			if err := t.endChange(ctx, subject, *u.Change); err != nil {
+				return err
+			}
 		}
 		for _, e := range u.Events {
 			if err := t.addEvent(ctx, now, e); err != nil {

@@ -13,7 +13,8 @@
 //	                   │  ▲ Nap, Retry: later again
 //	                   └──Fail, deadline, cancel──▶ undo … ──▶ failed | cancelled
 //
-// The package knows no flow and no service; it writes only its own two tables.
+// The package knows no flow and no service; it writes only its own two tables, and
+// how an operation ended together with the end of its last step.
 // A subject (an instance) has at most one piece of work running at a time, in
 // the order they were accepted.
 package work

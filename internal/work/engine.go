@@ -44,7 +44,7 @@ type Store interface {
 type Options struct {
 	Process string        // names this process in leases; default is random
 	Workers int           // pieces of work at once; 16
-	Lease   time.Duration // 15 s; renewed every third of it. So long a killed process costs its work
+	Lease   time.Duration // 15 s; renewed every fifth of it. So long a killed process costs its work
 	Poll    time.Duration // how late a change by another process may be seen; 400 ms
 	Attempt time.Duration // the longest one run of a step may take; 15 min
 	Retry   Backoff       // 200 ms to 15 s
@@ -270,7 +270,11 @@ func (e *Engine) lease(ctx context.Context) *job {
 	owner := fmt.Sprintf("%s/%d", e.opts.Process, e.leases)
 	e.mu.Unlock()
 	asked := time.Now()
-	row, err := e.store.LeaseWork(ctx, owner, e.kinds, e.opts.Lease)
+	// Our stop does not end it: a COMMIT that is given up half-way may count, and
+	// nobody would give that lease back.
+	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.opts.Lease/3)
+	defer cancel()
+	row, err := e.store.LeaseWork(whole, owner, e.kinds, e.opts.Lease)
 	if err != nil {
 		if ctx.Err() == nil {
 			e.opts.Log.ErrorContext(ctx, "cannot look for work", "error", err)
@@ -302,9 +306,10 @@ func (e *Engine) untilDue(ctx context.Context) time.Duration {
 // renewals is how many leases are renewed at once.
 const renewals = 4
 
-// tend renews the leases of what is running.
+// tend renews the leases of what is running, so often that two renewals may fail
+// before a step is ended.
 func (e *Engine) tend(ctx context.Context) {
-	renew := time.NewTicker(e.opts.Lease / 3)
+	renew := time.NewTicker(e.opts.Lease / 5)
 	defer renew.Stop()
 	for {
 		select {
@@ -325,10 +330,10 @@ func (e *Engine) tend(ctx context.Context) {
 	}
 }
 
-// renew extends a job's lease. One that cannot be extended ends by itself, when
+// renew extends a job's lease. One that cannot be extended ends by itself, before
 // another process may have it.
 func (e *Engine) renew(ctx context.Context, j *job) {
-	ctx, cancel := context.WithTimeout(ctx, e.opts.Lease/3)
+	ctx, cancel := context.WithTimeout(ctx, e.opts.Lease/5)
 	defer cancel()
 	asked := time.Now()
 	err := e.store.RenewWork(ctx, j.row.ID, j.owner, e.opts.Lease)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -71,6 +72,12 @@ func (r *Run[S]) Now() time.Time { return r.job.now() }
 
 // Elapsed is the time since the work was accepted.
 func (r *Run[S]) Elapsed() time.Duration { return r.job.now().Sub(r.job.row.Created) }
+
+// EndWith has c recorded as how the operation on the subject ended, in the
+// transaction that ends this step; in Failed, in the one that ends the work. So it
+// happens once, whoever dies where: done again later it would undo what the next
+// operation has begun. A step that is to run again records nothing.
+func (r *Run[S]) EndWith(c store.Change) { r.job.ending = &c }
 
 // Report tells people what the step is doing; progress may be nil. A report
 // that cannot be written is logged and forgotten.

@@ -52,12 +52,14 @@ type job struct {
 	row   store.Work
 	env   envelope
 	state any // *S
+	// ending is how the operation ended, as the function that is called says.
+	ending *store.Change
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of the running step; nil between steps
 	heeds  bool                    // the running step may be cancelled
 	lost   bool
-	expiry *time.Timer // ends the step when the lease does
+	expiry *time.Timer // ends the step before the lease ends
 	gone   bool        // the row is out of our hands
 }
 
@@ -66,11 +68,13 @@ func (j *job) now() time.Time { return j.row.Now.Add(j.engine.opts.Monotonic().S
 
 // until says that the lease lasts for its time from asked on, when it was asked
 // for. At its end another process may have the row, whether or not the store
-// could be asked.
+// could be asked. The step ends a third before: what it has asked a cloud for is
+// then done, or never, when the other one looks.
 func (j *job) until(asked time.Time) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	left := time.Until(asked.Add(j.engine.opts.Lease))
+	lease := j.engine.opts.Lease
+	left := time.Until(asked.Add(lease - lease/3))
 	switch {
 	case j.gone:
 	case j.expiry == nil:
@@ -193,12 +197,12 @@ func (j *job) advance(ctx context.Context, out Outcome) bool {
 	rest := j.def.after(j.row.Step)
 	j.row.Attempt = 0
 	if out.verb == verbDone || len(rest) == 0 {
-		return j.save(ctx, update{finished: trove.OperationDone,
+		return j.save(ctx, update{finished: trove.OperationDone, change: j.ending,
 			events: []trove.OperationEvent{done, j.event("", trove.OperationDone)}})
 	}
 	j.row.Step = rest[0]
 	j.env.enter(j.def, rest[0])
-	return j.save(ctx, update{enters: true, events: []trove.OperationEvent{done, j.event(rest[0], trove.OperationRunning)}})
+	return j.save(ctx, update{enters: true, change: j.ending, events: []trove.OperationEvent{done, j.event(rest[0], trove.OperationRunning)}})
 }
 
 // pause releases the row until the step is due again. A pause too short to be
@@ -288,6 +292,7 @@ func (j *job) undo(ctx context.Context) bool {
 // conclude tells the flow of its failure and ends the work.
 func (j *job) conclude(ctx context.Context) bool {
 	f := *j.env.Failure
+	var change *store.Change
 	if j.state != nil {
 		out, interrupted := j.call(ctx, false, func(ctx context.Context) Outcome {
 			if err := j.def.failed(ctx, j, f); err != nil {
@@ -305,10 +310,11 @@ func (j *job) conclude(ctx context.Context) bool {
 			j.row.Deadline = time.Time{} // telling it is tried for ever
 			return j.pause(ctx, undoing, out)
 		}
+		change = j.ending
 	}
 	e := j.event("", f.State)
 	e.Cause, e.Action = f.Cause, f.Action
-	return j.save(ctx, update{finished: f.State, cause: f.Cause, action: f.Action, events: []trove.OperationEvent{e}})
+	return j.save(ctx, update{finished: f.State, change: change, cause: f.Cause, action: f.Action, events: []trove.OperationEvent{e}})
 }
 
 // call runs f under a context that ends at the step's bound, when the lease is
@@ -320,6 +326,7 @@ func (j *job) call(ctx context.Context, heeds bool, f func(context.Context) Outc
 		// A step that began in time may find its own error; then it is cut off.
 		bound = min(bound, max(time.Second, j.row.Deadline.Sub(j.now())))
 	}
+	j.ending = nil
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	bounded, end := context.WithTimeout(ctx, bound)
@@ -367,6 +374,7 @@ type update struct {
 	finished trove.OperationState
 	cause    string
 	action   string
+	change   *store.Change
 	events   []trove.OperationEvent
 }
 
@@ -404,7 +412,7 @@ func (j *job) save(ctx context.Context, u update) bool {
 		ID: j.row.ID, Owner: j.owner, Version: j.row.Version, SeenWakes: j.row.Wakes,
 		Step: j.row.Step, State: raw, Attempt: j.row.Attempt, Deadline: j.row.Deadline,
 		Release: u.release, RunIn: u.in, Lease: j.engine.opts.Lease,
-		Finished: u.finished, Cause: u.cause, Action: u.action, Events: u.events,
+		Finished: u.finished, Cause: u.cause, Action: u.action, Change: u.change, Events: u.events,
 	})
 	if err != nil {
 		// Not saved: when the lease ends, the step runs again from what is there.

@@ -120,6 +120,23 @@ func testAcknowledge(t *testing.T, f *fixture) {
 	if d := cmp.Diff([]string{rows[1].ID, rows[2].ID, rows[3].ID}, left); d != "" {
 		t.Error(d)
 	}
+	for _, c := range []struct {
+		id   string
+		want bool
+	}{{rows[0].ID, false}, {rows[1].ID, true}, {"", false}, {"nothing", false}} {
+		if has, err := f.OutboxHas(ctx, c.id); has != c.want || err != nil {
+			t.Errorf("the outbox has %q: %v, %v", c.id, has, err)
+		}
+	}
+	// The beat that was too old is not the last one, and neither is one whose clock
+	// was wrong.
+	for _, want := range []time.Time{time.Unix(5, 0), {}} {
+		if last, err := f.LastBeat(ctx, id); !last.Equal(want) || err != nil {
+			t.Errorf("the last beat was sent %v, %v; want %v", last, err, want)
+		}
+		_, err = f.Heartbeat(ctx, id, beat(trove.ServiceHealthy, float64(time.Now().Add(time.Hour).Unix())))
+		ok(t, err)
+	}
 	// What is for another guest, or for none, does not count.
 	ok(t, f.DeleteOutbox(ctx, rows[1].ID))
 	pending(false)

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -38,23 +39,45 @@ func testChange(t *testing.T, f *fixture) {
 	}
 	used("begun", all(1, 512, 7))
 
-	// Failed: all of it goes back, once.
-	for range 2 {
-		ok(t, f.EndChange(ctx, id, store.Change{Task: trove.TaskResizing, Uses: trove.QuotaDelta{trove.ResourceVolumes: 2},
-			Fault: &trove.Fault{Message: "no room"}}))
-		used("failed", all(1, 512, 2))
+	// end ends an operation together with the work that did it: somebody who tries
+	// to end it again, when the next one has begun, changes nothing.
+	end := func(c store.Change, next func()) {
+		t.Helper()
+		w := store.NewWork{ID: trove.NewID(), Kind: "change-" + trove.NewID(), Subject: id, RequestID: trove.NewID(), Step: "finish", State: []byte("{}")}
+		if accepted, err := f.AcceptWork(ctx, w); !accepted || err != nil {
+			t.Fatalf("accepted: %t, %v", accepted, err)
+		}
+		leased, err := f.LeaseWork(ctx, "owner", []string{w.Kind}, time.Minute)
+		if leased == nil || err != nil {
+			t.Fatalf("leased: %v, %v", leased, err)
+		}
+		u := store.WorkUpdate{ID: w.ID, Owner: "owner", Version: leased.Version, SeenWakes: leased.Wakes, Step: "finish", State: []byte("{}"),
+			Finished: trove.OperationDone, Change: &c, Events: []trove.OperationEvent{{OperationID: w.ID, InstanceID: id, Kind: w.Kind, State: trove.OperationDone}}}
+		_, err = f.SaveWork(ctx, u)
+		ok(t, err)
+		next()
+		_, err = f.SaveWork(ctx, u)
+		kind(t, err, trove.KindConflict)
 	}
-	if i := f.get(t, id); i.Task != trove.TaskNone || i.VolumeSize != 2 || i.Fault == nil || i.Fault.Message != "no room" {
-		t.Errorf("failed: %+v", i)
+	none := func() {}
+
+	// Failed: all of it goes back, once, and what the next one is charged stays.
+	end(store.Change{Task: trove.TaskResizing, Uses: trove.QuotaDelta{trove.ResourceVolumes: 2}, Fault: &trove.Fault{Message: "no room"}}, func() {
+		used("failed", all(1, 512, 2))
+		if i := f.get(t, id); i.Task != trove.TaskNone || i.VolumeSize != 2 || i.Fault == nil || i.Fault.Message != "no room" {
+			t.Errorf("failed: %+v", i)
+		}
+		ok(t, begin(five, unlimited))
+	})
+	used("begun after the failure", all(1, 512, 7))
+	if i := f.get(t, id); i.Task != trove.TaskResizing {
+		t.Errorf("begun after the failure: %+v", i)
 	}
 
 	// Done.
-	ok(t, begin(five, unlimited))
 	size, flavor := 7, "2"
-	for range 2 {
-		ok(t, f.EndChange(ctx, id, store.Change{Task: trove.TaskResizing, VolumeSize: &size, Uses: trove.QuotaDelta{trove.ResourceVolumes: 7}}))
-		used("done", all(1, 512, 7))
-	}
+	end(store.Change{Task: trove.TaskResizing, VolumeSize: &size, Uses: trove.QuotaDelta{trove.ResourceVolumes: 7}}, none)
+	used("done", all(1, 512, 7))
 	if i := f.get(t, id); i.Task != trove.TaskNone || i.VolumeSize != 7 || i.Fault != nil {
 		t.Errorf("done: %+v", i)
 	}
@@ -63,7 +86,7 @@ func testChange(t *testing.T, f *fixture) {
 	ok(t, begin(nil, unlimited))
 	ok(t, f.BeginDelete(ctx, id, nil))
 	access := &trove.Access{IsPublic: true, AllowedCIDRs: []string{"192.0.2.0/24"}}
-	ok(t, f.EndChange(ctx, id, store.Change{Task: trove.TaskResizing, FlavorID: &flavor, Access: access, Uses: trove.QuotaDelta{trove.ResourceRAM: 256}}))
+	end(store.Change{Task: trove.TaskResizing, FlavorID: &flavor, Access: access, Uses: trove.QuotaDelta{trove.ResourceRAM: 256}}, none)
 	used("smaller", all(1, 256, 7))
 	i := f.get(t, id)
 	if d := cmp.Diff(access, i.Access); i.Task != trove.TaskDeleting || i.FlavorID != "2" || d != "" {
@@ -71,7 +94,27 @@ func testChange(t *testing.T, f *fixture) {
 	}
 	ok(t, f.FinishDelete(ctx, id))
 	used("deleted", all(0, 0, 0))
-	kind(t, f.EndChange(ctx, id, store.Change{Task: trove.TaskResizing}), trove.KindNotFound)
+	end(store.Change{Task: trove.TaskResizing, VolumeSize: &size}, none) // of who came too late
+	used("ended after the deletion", all(0, 0, 0))
+
+	// Rejected or lost before anything was done: what was charged goes back at once.
+	id = f.ready(t)
+	ok(t, f.BeginTask(ctx, id, store.TaskChange{Task: trove.TaskResizing, Outbox: []store.OutboxRow{{ID: "too-new", Topic: "taskmanager", Method: "resize", Body: []byte("{}")}},
+		Growth: store.Growth{Cost: trove.QuotaDelta{trove.ResourceRAM: 512, trove.ResourceVolumes: 5}, Limits: unlimited}}))
+	used("begun", all(1, 1024, 7))
+	if done, err := f.RejectOutbox(ctx, "too-new", store.Rejection{Cause: "not understood", Uses: trove.QuotaDelta{trove.ResourceRAM: 512}}); !done || err != nil {
+		t.Errorf("rejecting: %t, %v", done, err)
+	}
+	used("rejected", all(1, 512, 2))
+	ok(t, f.BeginTask(ctx, id, store.TaskChange{Task: trove.TaskResizing, Growth: store.Growth{Cost: five, Limits: unlimited}}))
+	used("begun", all(1, 512, 7))
+	if done, err := f.Unstick(ctx, store.Stuck{ID: id, Task: trove.TaskResizing}, trove.TaskNone, trove.Fault{Message: "lost"}); !done || err != nil {
+		t.Errorf("unsticking: %t, %v", done, err)
+	}
+	used("lost", all(1, 512, 2))
+	ok(t, f.BeginDelete(ctx, id, nil))
+	ok(t, f.FinishDelete(ctx, id))
+	used("deleted", all(0, 0, 0))
 
 	// Deleted in the middle: what was charged goes back too.
 	id = f.ready(t)

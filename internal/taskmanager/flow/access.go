@@ -64,8 +64,9 @@ func (f *Flows) updateAccess() work.Registered {
 				}
 				return stubborn(f.makePublic(ctx, inst, inst.Access != nil && inst.Access.IsPublic))
 			}},
-			{Name: "finish", Do: func(ctx context.Context, r *accessRun) work.Outcome {
-				return outcome(f.store.EndChange(ctx, r.Subject(), store.Change{Task: trove.TaskUpdating, Access: asked(r)}))
+			{Name: "finish", Do: func(_ context.Context, r *accessRun) work.Outcome {
+				r.EndWith(store.Change{Task: trove.TaskUpdating, Access: asked(r)})
+				return work.Next()
 			}},
 		},
 		Expired: func(_ context.Context, _ *accessRun, step string, last error) error {
@@ -79,8 +80,8 @@ func (f *Flows) updateAccess() work.Registered {
 			if err != nil {
 				return err
 			}
-			return gone(f.store.EndChange(ctx, inst.ID, store.Change{Task: trove.TaskUpdating,
-				Fault: f.newFault("The access was not changed: ", fail, "")}))
+			r.EndWith(store.Change{Task: trove.TaskUpdating, Fault: f.newFault("The access was not changed: ", fail, "")})
+			return nil
 		},
 	}
 }

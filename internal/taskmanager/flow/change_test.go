@@ -134,6 +134,18 @@ func changes() map[string]killCase {
 		}), begin: ask(flow.KindResizeFlavor, toFlavor("2", 1024)),
 			check:  func(t *testing.T, e end) { unchanged(t, e, "nova is confused") },
 			forget: func(e end) end { e.Restarts = 0; return e }},
+		"resize flavor that an operator reverts": {works: 2, set: flavor(func(w *world) { w.reverted = "1" }),
+			begin: ask(flow.KindResizeFlavor, toFlavor("2", 1024)),
+			check: func(t *testing.T, e end) { unchanged(t, e, "old flavor: The resize was taken back in the cloud") }},
+		"resize flavor that ends in a third": {works: 2, set: flavor(func(w *world) { w.reverted = "3" }),
+			begin: ask(flow.KindResizeFlavor, toFlavor("2", 1024)),
+			check: func(t *testing.T, e end) {
+				e.well(t, strings.Replace(larger, "flavor 2", "flavor 3", 1), "mounted true, file system 2, flavor 3", "flavor 3, volume 2, access <nil>")
+				e.failed(t, "has flavor 3: The resize was taken back in the cloud")
+				if e.RAM != 768 {
+					t.Errorf("it costs %d MiB", e.RAM)
+				}
+			}},
 		"resize volume": {works: 2, set: volume(nil), begin: ask(flow.KindResizeVolume, toSize(5)),
 			check: func(t *testing.T, e end) {
 				e.well(t, grown, "mounted true, file system 5, flavor 1", "flavor 1, volume 5, access <nil>")

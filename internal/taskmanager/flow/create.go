@@ -350,12 +350,8 @@ func (f *Flows) createDone(ctx context.Context, inst *trove.Instance, r *createR
 		}
 		return work.Nap(f.opts.PollInterval)
 	}
-	if inst.Fault != nil { // of a message that expired meanwhile
-		if err := f.store.ClearFault(ctx, inst.ID); err != nil {
-			return work.Fail(err)
-		}
-	}
-	return outcome(f.store.SetTask(ctx, inst.ID, trove.TaskNone))
+	r.EndWith(store.Change{Task: trove.TaskBuilding}) // with it goes the fault of a message that expired meanwhile
+	return work.Next()
 }
 
 func (f *Flows) serverFailed(ctx context.Context, s cloud.Server, r *createRun) work.Outcome {

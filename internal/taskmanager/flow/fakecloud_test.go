@@ -25,6 +25,9 @@ type machine struct {
 // and does nothing of it.
 type cloudFaults struct {
 	noFlavor bool
+	// reverted is the flavor that an operator gives the server instead of waiting
+	// for the confirmation.
+	reverted string
 	offline  bool
 	refused  bool
 	volume   string // why the volume fails when it is to grow
@@ -48,7 +51,11 @@ func (c fakeCloud) call(name string, effect func() error) error {
 
 func (c fakeCloud) Flavors(context.Context) ([]trove.Flavor, error) { return nil, nil }
 func (c fakeCloud) Flavor(_ context.Context, id string) (trove.Flavor, error) {
-	return trove.Flavor{ID: id, RAM: 512}, c.g.Alive()
+	ram := 512
+	if id == "3" {
+		ram = 768
+	}
+	return trove.Flavor{ID: id, RAM: ram}, c.g.Alive()
 }
 func (c fakeCloud) CheckNICs(context.Context, []trove.NIC) error { return nil }
 
@@ -172,6 +179,9 @@ func (c fakeCloud) StartResize(_ context.Context, o cloud.Owner, f trove.Flavor)
 func (c fakeCloud) ConfirmResize(_ context.Context, o cloud.Owner) (done bool, err error) {
 	err = c.call("ConfirmResize", func() error {
 		m := c.w.machine(o.InstanceID)
+		if c.w.reverted != "" && m.resize == trove.ServerVerifyResize {
+			m.resize, m.flavor = "", c.w.reverted
+		}
 		if done = m.resize == ""; m.resize == trove.ServerVerifyResize {
 			m.resize = "confirming"
 		} else {

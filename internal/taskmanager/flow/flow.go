@@ -47,8 +47,6 @@ type Store interface {
 	SetServiceStatus(ctx context.Context, id string, st trove.ServiceStatus) error
 	SetResources(ctx context.Context, id string, r store.Resources) error
 	SetFault(ctx context.Context, id string, f trove.Fault) error
-	ClearFault(ctx context.Context, id string) error
-	EndChange(ctx context.Context, id string, c store.Change) error
 	SetRoot(ctx context.Context, instanceID, user string, enabled bool) error
 	Observe(ctx context.Context, seen map[string]trove.ServerObservation) error
 	FinishDelete(ctx context.Context, id string) error
@@ -128,6 +126,9 @@ type Options struct {
 	ControlExchange string
 	ConductorQueue  string
 	GuestConfig     []byte
+	// Isolation has the user's port be the engine's container's, and not the
+	// server's.
+	Isolation bool
 	// DefaultCIDRs may reach an instance that says nothing of its own;
 	// everyone if empty.
 	DefaultCIDRs []string

@@ -3,6 +3,7 @@ package flow
 import (
 	"context"
 
+	"github.com/gotrove/gotrove/internal/cloud"
 	"github.com/gotrove/gotrove/internal/rpcapi"
 	"github.com/gotrove/gotrove/internal/rpcapi/guest"
 	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
@@ -138,11 +139,25 @@ func (f *Flows) flavorStart(ctx context.Context, r *flavorRun) work.Outcome {
 	if server.Status != trove.ServerVerifyResize && server.Status != trove.ServerActive {
 		return f.flavorServerFailed(ctx, inst, server.Fault, r)
 	}
+	if out := takenBack(server, r); out != nil {
+		return *out
+	}
 	if err := f.guest.Ping(ctx, inst.ID); err != nil {
 		r.Report(ctx, "waiting for the guest agent of the resized server", nil)
 		return until(err)
 	}
 	return until(f.startDB(ctx, inst, once("start", r.ID())))
+}
+
+// takenBack fails a resize whose server has another flavor after all: it is not in
+// VERIFY_RESIZE any more, and somebody may have reverted it.
+func takenBack(server cloud.Server, r *flavorRun) *work.Outcome {
+	if server.FlavorID == "" || server.FlavorID == r.State.Request.NewFlavor.ID {
+		return nil
+	}
+	out := work.Fail(trove.Errorf(trove.KindConflict, "The resize was taken back in the cloud: the server has flavor %s.", server.FlavorID).
+		WithAction("Ask whoever reverted the resize of server %s, then resize again.", server.ID))
+	return &out
 }
 
 // startDB starts an engine with what its server has now. Agents that share a
@@ -169,12 +184,20 @@ func (f *Flows) flavorFinish(ctx context.Context, r *flavorRun) work.Outcome {
 	if err != nil {
 		return work.Fail(err)
 	}
+	// Out of VERIFY_RESIZE it may also have been brought by a revert.
+	server, err := f.cloud.Server(ctx, ownerOf(inst))
+	if err != nil {
+		return work.Fail(err)
+	}
+	if out := takenBack(server, r); out != nil {
+		return *out
+	}
 	q := r.State.Request
 	if err := f.observe(ctx, inst.ID, trove.ServerActive, inst.Server.Addresses); err != nil {
 		return work.Fail(err)
 	}
-	return outcome(f.store.EndChange(ctx, inst.ID, store.Change{Task: trove.TaskResizing, FlavorID: &q.NewFlavor.ID,
-		Uses: trove.QuotaDelta{trove.ResourceRAM: q.NewFlavor.RAM}}))
+	r.EndWith(store.Change{Task: trove.TaskResizing, FlavorID: &q.NewFlavor.ID, Uses: trove.QuotaDelta{trove.ResourceRAM: q.NewFlavor.RAM}})
+	return work.Next()
 }
 
 // flavorRevert brings the server back to what it was.
@@ -208,21 +231,34 @@ func (f *Flows) flavorFailed(ctx context.Context, r *flavorRun, fail work.Failur
 	is := q.OldFlavor
 	server, err := f.cloud.Server(ctx, ownerOf(inst))
 	if err == nil {
-		if server.FlavorID == q.NewFlavor.ID {
+		switch server.FlavorID {
+		case q.OldFlavor.ID, "":
+		case q.NewFlavor.ID:
 			is = q.NewFlavor
+		default:
+			other, err := f.cloud.Flavor(ctx, server.FlavorID)
+			if err != nil {
+				return err
+			}
+			is = rpcapi.Flavor{ID: other.ID, Name: other.Name, RAM: other.RAM, VCPUs: other.VCPUs, Disk: other.Disk}
 		}
 		if err := f.observe(ctx, inst.ID, server.Status, inst.Server.Addresses); err != nil {
 			return err
 		}
 	}
 	cause := "The resize failed, and the instance has its old flavor: "
-	if is == q.NewFlavor {
+	switch is.ID {
+	case q.OldFlavor.ID:
+	case q.NewFlavor.ID:
 		cause = "The resize did not end well, though the instance has the new flavor: "
+	default:
+		cause = "The resize failed, and the instance has flavor " + is.ID + ": "
 	}
 	change := store.Change{Task: trove.TaskResizing, Uses: trove.QuotaDelta{trove.ResourceRAM: is.RAM},
 		Fault: f.newFault(cause, fail, r.State.Details)}
-	if is == q.NewFlavor {
+	if is.ID != q.OldFlavor.ID {
 		change.FlavorID = &is.ID
 	}
-	return gone(f.store.EndChange(ctx, inst.ID, change))
+	r.EndWith(change)
+	return nil
 }

@@ -79,10 +79,10 @@ func (f *Flows) resizeVolume() work.Registered {
 			{Name: "start", Do: f.offline(func(ctx context.Context, inst *trove.Instance, r *volumeRun) work.Outcome {
 				return patient(f.guest.Restart(ctx, inst.ID, once("start", r.ID())), r.Attempt())
 			})},
-			{Name: "finish", Do: func(ctx context.Context, r *volumeRun) work.Outcome {
+			{Name: "finish", Do: func(_ context.Context, r *volumeRun) work.Outcome {
 				size := r.State.Request.NewSize
-				return outcome(f.store.EndChange(ctx, r.Subject(), store.Change{Task: trove.TaskResizing, VolumeSize: &size,
-					Uses: trove.QuotaDelta{trove.ResourceVolumes: size}}))
+				r.EndWith(store.Change{Task: trove.TaskResizing, VolumeSize: &size, Uses: trove.QuotaDelta{trove.ResourceVolumes: size}})
+				return work.Next()
 			}},
 		},
 		Expired: func(_ context.Context, _ *volumeRun, step string, last error) error {
@@ -256,6 +256,7 @@ func (f *Flows) volumeFailed(ctx context.Context, r *volumeRun, fail work.Failur
 		cause = "The volume has grown, but its file system may not have: "
 		details = strings.TrimSpace("An agent grows the file system of a volume that has grown whenever it mounts it: restart the instance.\n\n" + details)
 	}
-	return gone(f.store.EndChange(ctx, inst.ID, store.Change{Task: trove.TaskResizing, VolumeSize: &size,
-		Uses: trove.QuotaDelta{trove.ResourceVolumes: size}, Fault: f.newFault(cause, fail, details)}))
+	r.EndWith(store.Change{Task: trove.TaskResizing, VolumeSize: &size,
+		Uses: trove.QuotaDelta{trove.ResourceVolumes: size}, Fault: f.newFault(cause, fail, details)})
+	return nil
 }

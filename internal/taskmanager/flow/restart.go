@@ -3,6 +3,7 @@ package flow
 import (
 	"context"
 
+	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/trove"
 	"github.com/gotrove/gotrove/internal/work"
 )
@@ -26,11 +27,9 @@ func (f *Flows) restart() work.Registered {
 			if err != nil {
 				return err
 			}
-			if err := f.fault(ctx, inst.ID, "The restart failed: "+fail.Cause, fail.Action, ""); err != nil {
-				return gone(err)
-			}
 			// The agent's heartbeats tell how the engine is.
-			return gone(f.store.SetTask(ctx, inst.ID, trove.TaskNone))
+			r.EndWith(store.Change{Task: trove.TaskRebooting, Fault: f.newFault("The restart failed: ", fail, "")})
+			return nil
 		},
 	}
 }
@@ -57,10 +56,6 @@ func (f *Flows) restartFinish(ctx context.Context, r *restartRun) work.Outcome {
 	if err != nil {
 		return work.Fail(err)
 	}
-	if inst.Fault != nil {
-		if err := f.store.ClearFault(ctx, inst.ID); err != nil {
-			return work.Fail(err)
-		}
-	}
-	return outcome(gone(f.store.SetTask(ctx, inst.ID, trove.TaskNone)))
+	r.EndWith(store.Change{Task: trove.TaskRebooting})
+	return work.Next()
 }

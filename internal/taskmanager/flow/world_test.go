@@ -532,14 +532,6 @@ func (d gatedStore) SetFault(ctx context.Context, id string, f trove.Fault) erro
 	return d.g.Do("SetFault", func() error { return d.s.SetFault(ctx, id, f) })
 }
 
-func (d gatedStore) ClearFault(ctx context.Context, id string) error {
-	return d.g.Do("ClearFault", func() error { return d.s.ClearFault(ctx, id) })
-}
-
-func (d gatedStore) EndChange(ctx context.Context, id string, c store.Change) error {
-	return d.g.Do("EndChange", func() error { return d.s.EndChange(ctx, id, c) })
-}
-
 func (d gatedStore) SetRoot(ctx context.Context, id, user string, enabled bool) error {
 	return d.g.Do("SetRoot", func() error { return d.s.SetRoot(ctx, id, user, enabled) })
 }
