@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -112,13 +113,14 @@ func oneAtATime(t *testing.T, r *region.Region, apis []*region.Service) {
 					method, path, code = http.MethodPut, "instances/"+id, http.StatusAccepted
 					body = map[string]any{"instance": map[string]any{"name": "rolling"}}
 				}
-				a, err := demo.Do(api, method, path, body)
+				a, fresh, err := demo.Try(api, method, path, body)
 				outcome := "answered"
-				switch dial, ok := errors.AsType[*net.OpError](err); {
-				case ok && dial.Op == "dial":
-					// Also a reset: by a listener that closes with the connection
-					// in its queue, before anything was said on it.
+				switch network, ok := errors.AsType[*net.OpError](err); {
+				case ok && network.Op == "dial":
 					outcome = "refused: nobody listens"
+				case fresh && errors.Is(err, syscall.ECONNRESET):
+					// A listener closes with the connection in its queue.
+					outcome = "refused: nobody listens any more"
 				case err != nil:
 					t.Errorf("%s %s: %v", api.Name, method, err)
 				case a.Code != code:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"time"
@@ -89,8 +90,23 @@ const requestWait = 30 * time.Second
 // Do makes a request below the project of an API. An error means that there was
 // no answer.
 func (c *Client) Do(s *Service, method, path string, body any) (Answer, error) {
+	a, _, err := c.Try(s, method, path, body)
+	return a, err
+}
+
+// Try is Do. It tells too whether the connection was a fresh one: then a reset
+// before any answer means that nobody had accepted it.
+func (c *Client) Try(s *Service, method, path string, body any) (a Answer, fresh bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), requestWait)
 	defer cancel()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) { fresh = !i.Reused },
+	})
+	a, err = c.do(ctx, s, method, path, body)
+	return a, fresh, err
+}
+
+func (c *Client) do(ctx context.Context, s *Service, method, path string, body any) (Answer, error) {
 	token, err := c.login(ctx)
 	if err != nil {
 		return Answer{}, err

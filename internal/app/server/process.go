@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -236,8 +237,48 @@ func boundBodies(next http.Handler, within time.Duration) http.Handler {
 
 // farewell is how long a server that stops tells its clients so with each answer.
 // A connection that is closed while it is idle may just be carrying the next
-// request, of which the client then does not know whether it was heard.
+// request, of which the client then does not know whether it was heard. It is
+// also how long, at most, a connection that was accepted last may take to send
+// its request: http.Server.Shutdown drops what it reads after its begin.
 const farewell = 250 * time.Millisecond
+
+// visitors are the connections that may hold a request which is not answered.
+type visitors struct {
+	mu   sync.Mutex
+	busy map[net.Conn]bool
+}
+
+// turned is http.Server.ConnState.
+func (v *visitors) turned(c net.Conn, s http.ConnState) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if s == http.StateNew || s == http.StateActive {
+		v.busy[c] = true
+	} else {
+		delete(v.busy, c)
+	}
+}
+
+// gone waits until there are none, but not long.
+func (v *visitors) gone(atMost time.Duration) {
+	enough := time.NewTimer(atMost)
+	defer enough.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		v.mu.Lock()
+		n := len(v.busy)
+		v.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-enough.C:
+			return
+		}
+	}
+}
 
 // serve answers HTTP on l until the group stops.
 func (p *process) serve(name string, l net.Listener, h http.Handler, onShutdown func()) {
@@ -248,21 +289,27 @@ func (p *process) serve(name string, l net.Listener, h http.Handler, onShutdown 
 		}
 		h.ServeHTTP(w, r)
 	})
+	v := visitors{busy: map[net.Conn]bool{}}
 	server := &http.Server{Handler: boundBodies(told, bodyWait), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)}
+		MaxHeaderBytes: 64 << 10, ConnState: v.turned, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)}
 	if onShutdown != nil {
 		server.RegisterOnShutdown(onShutdown)
 	}
 	p.task(name, func(ctx context.Context) error {
 		stopped := make(chan error, 1)
+		served := make(chan struct{})
 		stop := context.AfterFunc(ctx, func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
 			defer cancel()
 			stopping.Store(true)
 			<-time.After(farewell)
+			_ = l.Close() // nobody comes any more; who has come is answered
+			<-served
+			v.gone(farewell)
 			stopped <- server.Shutdown(ctx)
 		})
 		err := server.Serve(l)
+		close(served)
 		if stop() {
 			return err // it ended by itself
 		}
