@@ -187,7 +187,9 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.Stop()
 }
 
-// Stop kills the server, at once, and waits until it is gone.
+// Stop kills the server, at once, and waits until it is gone. RabbitMQ then
+// sometimes loses what was declared since its start, durable or not (one of
+// fifty kills on a busy machine): what has to be kept needs a Shutdown first.
 func (s *Server) Stop() {
 	s.node.kill()
 	s.epmd.kill()

@@ -106,16 +106,20 @@ func TestLife(t *testing.T) {
 	if err := dial(s.URL(), time.Minute); err != nil {
 		t.Errorf("after its pause: %v", err)
 	}
-	for what, end := range map[string]func(){"killed": s.Stop, "shut down": func() { s.Shutdown(ctx) }} {
-		end()
+	// In this order: see Stop.
+	for _, how := range []struct {
+		what string
+		end  func()
+	}{{"shut down", func() { s.Shutdown(ctx) }}, {"killed", s.Stop}} {
+		how.end()
 		if err := dial(s.URL(), time.Second); err == nil {
-			t.Errorf("%s, it answers", what)
+			t.Errorf("%s, it answers", how.what)
 		}
 		if err := s.Start(ctx); err != nil {
-			t.Fatalf("%s: %v", what, err)
+			t.Fatalf("%s: %v", how.what, err)
 		}
 		if err := declare(true); err != nil {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v", how.what, err)
 		}
 	}
 	if err := s.Ctl(ctx, "status"); err != nil {
