@@ -297,6 +297,17 @@ func (s *Store) Outbox(ctx context.Context, after int64, limit int) (rows []Outb
 	return rows, err
 }
 
+// OutboxHas reports whether a message is still to be sent, or to be sent again.
+func (s *Store) OutboxHas(ctx context.Context, id string) (has bool, err error) {
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		var is string
+		_, err := c.one(ctx, "SELECT id FROM outbox WHERE id = ?", []any{id}, &is)
+		has = is == id && id != ""
+		return err
+	})
+	return has, err
+}
+
 // GuestPending reports whether an instance's guest agent has yet to handle a
 // message.
 func (s *Store) GuestPending(ctx context.Context, instanceID string) (bool, error) {
