@@ -16,7 +16,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net"
@@ -344,7 +343,7 @@ func (c *Conn) connect(ctx context.Context, e endpoint) (*Session, error) {
 		if err == nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("%s: %w", e, err)
+		return nil, &unopened{e, err}
 	}
 	login := e.login
 	if c.cfg.LoginMethod == external {

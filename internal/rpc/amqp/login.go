@@ -78,12 +78,27 @@ func (c *Conn) Admitted(ctx context.Context) error {
 	}
 }
 
+// unopened is an attempt to connect that did not succeed, and why.
+type unopened struct {
+	at  endpoint
+	err error
+}
+
+func (u *unopened) Error() string { return u.at.String() + ": " + u.err.Error() }
+func (u *unopened) Unwrap() error { return u.err }
+
 // refused reports whether a broker did not take the login, or does not let it
-// into the virtual host.
+// into the virtual host: there is none, or the login has no right on it, or as many
+// connections as it may. A connection that was lost later, be it for the same code,
+// had been let in.
 func refused(err error) bool {
-	if errors.Is(err, amqp091.ErrCredentials) || errors.Is(err, amqp091.ErrSASL) || errors.Is(err, amqp091.ErrVhost) {
+	attempt, ok := errors.AsType[*unopened](err)
+	if !ok {
+		return false
+	}
+	if errors.Is(attempt.err, amqp091.ErrCredentials) || errors.Is(attempt.err, amqp091.ErrSASL) || errors.Is(attempt.err, amqp091.ErrVhost) {
 		return true
 	}
-	e, ok := errors.AsType[*amqp091.Error](err)
-	return ok && e.Code == amqp091.AccessRefused
+	e, ok := errors.AsType[*amqp091.Error](attempt.err)
+	return ok && (e.Code == amqp091.AccessRefused || e.Code == amqp091.NotAllowed)
 }
