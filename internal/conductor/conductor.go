@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
 	"github.com/gotrove/gotrove/internal/store"
@@ -25,6 +26,7 @@ type Store interface {
 	SetRoot(ctx context.Context, instanceID, user string, enabled bool) error
 	RootHistory(ctx context.Context, instanceID string) (trove.RootHistory, error)
 	SetFault(ctx context.Context, id string, f trove.Fault) error
+	LastBeat(ctx context.Context, instanceID string) (time.Time, error)
 }
 
 // GuestOf tells which instance a login may speak for; limited is false if that
@@ -83,6 +85,11 @@ const (
 	maxTrace = 8 << 10
 )
 
+// MaxLate is how much older than the last heartbeat a report may be. Reports of one
+// agent come nearly in the order they were made, also when a broker has kept them
+// for long: one that is much older is repeated by somebody.
+const MaxLate = time.Hour
+
 // Heartbeat records the status of an engine.
 func (s *Server) Heartbeat(ctx context.Context, from conductor.Sender, h conductor.Heartbeat) error {
 	ctx, ok, err := s.admit(ctx, "heartbeat", from, h.InstanceID)
@@ -109,6 +116,11 @@ func (s *Server) Heartbeat(ctx context.Context, from conductor.Sender, h conduct
 		s.log.DebugContext(ctx, "a heartbeat was not newer than the last")
 	}
 	if st := h.Payload.Stage; st != nil {
+		if !applied {
+			if ok, err := s.inTime(ctx, "heartbeat", from, h.InstanceID); !ok {
+				return err
+			}
+		}
 		s.log.DebugContext(ctx, "an agent reports a stage", "stage", clip(st.Name, 64))
 		text := clip(st.Message, maxText)
 		if text == "" {
@@ -127,6 +139,9 @@ func (s *Server) Heartbeat(ctx context.Context, from conductor.Sender, h conduct
 func (s *Server) ReportRoot(ctx context.Context, from conductor.Sender, r conductor.RootReport) error {
 	ctx, ok, err := s.admit(ctx, "report_root", from, r.InstanceID)
 	if !ok {
+		return err
+	}
+	if ok, err := s.inTime(ctx, "report_root", from, r.InstanceID); !ok {
 		return err
 	}
 	known, err := s.store.RootHistory(ctx, r.InstanceID)
@@ -153,6 +168,9 @@ func (s *Server) NotifyFailure(ctx context.Context, from conductor.Sender, f con
 	}
 	ctx, ok, err := s.admit(ctx, "notify_exc_info", from, n.InstanceID)
 	if !ok {
+		return err
+	}
+	if ok, err := s.inTime(ctx, "notify_exc_info", from, n.InstanceID); !ok {
 		return err
 	}
 	s.log.WarnContext(ctx, "an operation failed in the guest", "operation", clip(n.Class, 100), "message", clip(f.Message, maxText))
@@ -196,6 +214,25 @@ func (s *Server) admit(ctx context.Context, method string, from conductor.Sender
 		return drop("refused_clear", "a message in clear about an instance whose agent has a key")
 	}
 	return ctx, true, nil
+}
+
+// inTime says whether a report is not much older than the last heartbeat of the
+// same agent, both by the agent's clock. One whose seal does not tell is. err is of
+// KindUnavailable if that cannot be told now.
+func (s *Server) inTime(ctx context.Context, method string, from conductor.Sender, instanceID string) (bool, error) {
+	if from.Made.IsZero() {
+		return true, nil
+	}
+	last, err := s.store.LastBeat(ctx, instanceID)
+	if err != nil {
+		return false, s.judge(ctx, method, err)
+	}
+	if late := last.Sub(from.Made); !last.IsZero() && late > MaxLate {
+		s.observer.Reported(method, "stale")
+		s.log.WarnContext(ctx, "a report that is much older than the agent's last heartbeat was dropped", "method", method, "late", late)
+		return false, nil
+	}
+	return true, nil
 }
 
 // judge decides what becomes of a message that could not be written down: it

@@ -142,6 +142,79 @@ func TestStageIsShown(t *testing.T) {
 	}
 }
 
+// TestOldReports: what is much older than the agent's last heartbeat is a repeat;
+// what was kept for long, but in its order, is not.
+func TestOldReports(t *testing.T) {
+	t.Parallel()
+	beat := time.Now().Add(-time.Minute)
+	reports := map[string]string{
+		"notify_exc_info": `{"serialized_notification": {"instance_id": "i1", "notification_classname": "x"}, "message": "disk full"}`,
+		"report_root":     `{"instance_id": "i1"}`,
+		"heartbeat":       `{"instance_id": "i1", "sent": 1.5, "payload": {"service_status": "failed", "stage": {"name": "s", "message": "copying"}}}`,
+	}
+	for name, tc := range map[string]struct {
+		made  time.Time
+		beats bool
+		taken bool
+	}{
+		"newer":                     {beat.Add(time.Second), true, true},
+		"late":                      {beat.Add(-conductor.MaxLate), true, true},
+		"much older":                {beat.Add(-conductor.MaxLate - time.Second), true, false},
+		"no heartbeat yet":          {beat.Add(-100 * conductor.MaxLate), false, true},
+		"its seal does not tell":    {time.Time{}, true, true},
+		"in time by a clock behind": {beat.Add(10 * time.Minute), true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t)
+			if _, err := s.AcceptWork(t.Context(), store.NewWork{ID: "w", Kind: "k", Subject: "i1", RequestID: "r", Step: "database", State: []byte("{}")}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.LeaseWork(t.Context(), "p/1", []string{"k"}, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			if tc.beats {
+				sent := float64(beat.UnixMicro()) / 1e6
+				if _, err := s.Heartbeat(t.Context(), "i1", store.Beat{Sent: &sent}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var log bytes.Buffer
+			h := rpcconductor.Handler(conductor.NewServer(s, conductor.Senders{GuestOf: guestOf}, slog.New(slog.NewTextHandler(&log, nil))))
+			for method, args := range reports {
+				in := &rpc.Incoming{Method: method, Version: "1.0", Sealed: true, SealedBy: "i1", Made: tc.made}
+				if err := json.Unmarshal([]byte(args), &in.Args); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := h.Handle(t.Context(), in); err != nil {
+					t.Fatal(err)
+				}
+			}
+			i, err := s.Instance(t.Context(), "i1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			root, err := s.RootHistory(t.Context(), "i1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ops, err := s.Operations(t.Context(), "i1", 1)
+			if err != nil || len(ops) != 1 || len(ops[0].Steps) != 1 {
+				t.Fatalf("operations: %+v, %v", ops, err)
+			}
+			if got := i.Fault != nil; got != tc.taken {
+				t.Errorf("a fault is written: %v; logged %s", got, log.String())
+			}
+			if got := root.IsEnabled(); got != tc.taken {
+				t.Errorf("root is written: %v; logged %s", got, log.String())
+			}
+			if got := ops[0].Steps[0].Message == "copying"; got != tc.taken {
+				t.Errorf("a stage is written: %v; logged %s", got, log.String())
+			}
+		})
+	}
+}
+
 func TestWithoutADatabaseTheMessageComesAgain(t *testing.T) {
 	t.Parallel()
 	s := open(t)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gotrove/gotrove/internal/conductor"
 	"github.com/gotrove/gotrove/internal/rpc"
@@ -52,6 +53,8 @@ func (n *notes) RecordStage(_ context.Context, id, _ string, _ *trove.Progress) 
 	n.about = append(n.about, id)
 	return nil
 }
+
+func (n *notes) LastBeat(context.Context, string) (time.Time, error) { return time.Time{}, nil }
 
 func (n *notes) RootHistory(context.Context, string) (trove.RootHistory, error) {
 	return trove.RootHistory{}, nil

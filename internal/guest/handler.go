@@ -20,6 +20,10 @@ func (a *Agent) Handler() rpc.Handler {
 	return rpc.HandlerFunc(func(ctx context.Context, in *rpc.Incoming) (any, error) {
 		a.log.InfoContext(ctx, "request", "method", in.Method, "message", in.UniqueID, "call", in.Call)
 		if in.Call {
+			if err := a.admitCall(in); err != nil {
+				a.log.WarnContext(ctx, "call refused", "method", in.Method, "message", in.UniqueID, "error", err)
+				return nil, err
+			}
 			return serve.Handle(ctx, in)
 		}
 		return nil, a.handleCast(ctx, serve, in)
@@ -38,10 +42,19 @@ func (a *Agent) handleCast(ctx context.Context, serve rpc.Handler, in *rpc.Incom
 	case <-ctx.Done():
 		return errEnding()
 	}
-	if in.UniqueID != "" && a.state.wasHandled(in.UniqueID) {
-		a.log.InfoContext(ctx, "request repeated", "method", in.Method, "message", in.UniqueID)
-		a.pulse.handled(in.UniqueID)
-		return nil
+	if in.UniqueID != "" {
+		switch a.state.castKnown(in.UniqueID, in.Made) {
+		case standingTaken:
+			a.log.InfoContext(ctx, "request repeated", "method", in.Method, "message", in.UniqueID)
+			a.pulse.handled(in.UniqueID)
+			return nil
+		case standingUnknown:
+			// It is not reported as handled: if its sender keeps it still, it ends
+			// with a fault of the instance, and is not lost without a word.
+			a.log.WarnContext(ctx, "request refused: it is older than the last that are remembered", "method", in.Method, "message", in.UniqueID)
+			return nil
+		case standingNew:
+		}
 	}
 	limited, cancel := context.WithTimeout(ctx, a.cfg.Timing.CastLimit)
 	defer cancel()
@@ -57,7 +70,7 @@ func (a *Agent) handleCast(ctx context.Context, serve rpc.Handler, in *rpc.Incom
 	if in.UniqueID == "" {
 		return nil
 	}
-	if err := a.state.markHandled(in.UniqueID); err != nil {
+	if err := a.state.markHandled(in.UniqueID, in.Made); err != nil {
 		// Doing it again for ever on a full disk would be worse than perhaps once.
 		a.log.ErrorContext(ctx, "cannot write down that a request was handled", "method", in.Method, "error", err)
 	}

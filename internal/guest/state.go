@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"sync"
 
 	"github.com/gotrove/gotrove/internal/durable"
@@ -19,10 +18,6 @@ import (
 
 // stateVersion is raised when an older agent could not read the file.
 const stateVersion = 1
-
-// maxHandled bounds the memory of handled casts. A relay republishes within
-// seconds, so a repeat older than a thousand casts does not happen.
-const maxHandled = 1024
 
 // phase is how far an instance has come.
 //
@@ -56,7 +51,11 @@ type state struct {
 	Handle    *runtime.Handle `json:"handle,omitempty"`
 	// Restarted is the last restart that was carried out.
 	Restarted *restarted `json:"restarted,omitempty"`
-	// Handled are the unique ids of the last casts, oldest first.
+	// Casts are those that were handled, Calls those that change something and
+	// were begun. They have a ledger each: no number of calls may push out a cast.
+	Casts ledger `json:"casts,omitzero"`
+	Calls ledger `json:"calls,omitzero"`
+	// Handled are the casts as earlier agents wrote them.
 	Handled []string `json:"handled,omitempty"`
 }
 
@@ -99,6 +98,8 @@ func openState(path, instanceID string) (*stateFile, error) {
 		return nil, trove.Errorf(trove.KindConflict, "The agent's state %s is of instance %s, not of %s.",
 			path, f.now.InstanceID, instanceID)
 	}
+	f.now.Casts.adopt(f.now.Handled)
+	f.now.Handled = nil
 	return f, nil
 }
 
@@ -140,19 +141,4 @@ func (f *stateFile) remember(change func(*state)) error {
 		change(&f.now)
 	}
 	return err
-}
-
-// markHandled remembers that the cast with this id was handled; with an error
-// it is remembered in memory only.
-func (f *stateFile) markHandled(id string) error {
-	return f.remember(func(s *state) {
-		from := max(0, len(s.Handled)+1-maxHandled)
-		s.Handled = append(slices.Clone(s.Handled[from:]), id)
-	})
-}
-
-func (f *stateFile) wasHandled(id string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Contains(f.now.Handled, id)
 }

@@ -300,6 +300,7 @@ func (r *Relay) publish(ctx context.Context, row store.OutboxRow) (store.Sent, e
 	gone := r.opts.MixedTaskManagers && row.InstanceID == ""
 	// A confirm says nothing where no queue was there to take the message.
 	m.Mandatory = m.Mandatory || gone
+	m.Made, m.Kept = row.Created, !gone
 	ctx, cancel := context.WithTimeout(rc.Logged(ctx), castTimeout)
 	defer cancel()
 	if err := r.caller.Cast(ctx, m); err != nil {

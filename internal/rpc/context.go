@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"time"
 
 	"github.com/gotrove/gotrove/internal/rpc/wire"
 	"github.com/gotrove/gotrove/internal/telemetry"
@@ -129,7 +130,11 @@ func notNull(b json.RawMessage) json.RawMessage {
 }
 
 func requestOf(m Message, c Context) (wire.Request, error) {
-	r := wire.Request{Method: m.Method, Version: m.Version, UniqueID: m.UniqueID, Args: make(map[string]json.RawMessage, len(m.Args))}
+	made := m.Made
+	if made.IsZero() {
+		made = time.Now()
+	}
+	r := wire.Request{Method: m.Method, Version: m.Version, UniqueID: m.UniqueID, Made: made.UnixMicro(), Kept: m.Kept, Args: make(map[string]json.RawMessage, len(m.Args))}
 	for k, v := range m.Args {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -60,7 +60,10 @@ func (s *Server) take(listen, work context.Context, j job, waited time.Duration)
 		}
 	}
 	in := &Incoming{Method: r.Method, Version: r.Version, Namespace: r.Namespace, Args: r.Args,
-		UniqueID: r.UniqueID, Call: call, CallID: r.MsgID, Sender: d.UserId, Sealed: opened.Sealed, SealedBy: opened.Instance, SealedNext: opened.Next}
+		UniqueID: r.UniqueID, Call: call, CallID: r.MsgID, Sender: d.UserId, Sealed: opened.Sealed, SealedBy: opened.Instance, SealedNext: opened.Next, Kept: r.Kept}
+	if r.Made != 0 {
+		in.Made = time.UnixMicro(r.Made)
+	}
 	if call {
 		s.serveCall(listen, ctx, r, in, opened.Reply, waited)
 		s.seen.end(id, true)

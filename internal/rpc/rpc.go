@@ -10,6 +10,7 @@ package rpc
 import (
 	"context"
 	"encoding/json"
+	"time"
 )
 
 // Message is a request to one topic before it is sent: what an outbox keeps.
@@ -30,6 +31,13 @@ type Message struct {
 	CallID string
 	// Mandatory makes a cast fail with KindUnavailable if no queue is bound.
 	Mandatory bool
+	// Made is when the message was made; zero is when it is sent. Copies of one
+	// have the same.
+	Made time.Time
+	// Kept: the sender sends it again until it hears that it was taken, so that
+	// its receiver may refuse what nobody keeps any more. Made and Kept are told
+	// to receivers of our own sealing only.
+	Kept bool
 }
 
 // Caller sends messages. *Client implements it; a fake may.
@@ -56,6 +64,9 @@ type Incoming struct {
 	Sender    string // the login the broker vouches for (user_id), may be empty
 	Sealed    bool   // it was sealed, and an Opener opened it
 	SealedBy  string // the instance whose key it was sealed with; empty if that was no instance's
+	// Made and Kept are those of the Message, if its seal is one that carries them.
+	Made time.Time
+	Kept bool
 	// SealedNext is whether that key is the one that is to replace the one in use.
 	SealedNext bool
 }

@@ -67,6 +67,22 @@ func (s *Store) Heartbeats(ctx context.Context, beats []InstanceBeat) []BeatResu
 	return results
 }
 
+// LastBeat is when the last beat of an instance's agent was sent, by the agent's
+// clock; zero if there was none, or if that clock was wrong as in take.
+func (s *Store) LastBeat(ctx context.Context, instanceID string) (last time.Time, err error) {
+	var sent sql.NullFloat64
+	var now int64
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		_, err := c.one(ctx, "SELECT sent, "+s.d.nowMicros+" FROM conductor_lastseen WHERE instance_id = ? AND method_name = 'heartbeat'",
+			[]any{instanceID}, &sent, &now)
+		return err
+	})
+	if err != nil || !sent.Valid || sent.Float64 > float64(s.serverTime(now).Unix())+maxAhead {
+		return time.Time{}, err
+	}
+	return time.UnixMicro(int64(sent.Float64 * 1e6)), nil
+}
+
 // pulse is what the database holds of the beats of one instance, and what it
 // is to hold.
 type pulse struct {

@@ -8,11 +8,13 @@ package taskmanager
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/rpc"
+	"github.com/gotrove/gotrove/internal/rpcapi"
 	"github.com/gotrove/gotrove/internal/rpcapi/taskmanager"
 	"github.com/gotrove/gotrove/internal/store"
 	"github.com/gotrove/gotrove/internal/taskmanager/flow"
@@ -25,23 +27,26 @@ type Acceptor interface {
 	Accept(ctx context.Context, kind, subject, requestID string, state any) (bool, error)
 }
 
-// Rejecter ends messages that cannot be carried out (*store.Store).
-type Rejecter interface {
+// Messages are those that the services keep until they are taken (*store.Store).
+type Messages interface {
+	// OutboxHas tells whether a message is still kept.
+	OutboxHas(ctx context.Context, id string) (bool, error)
+	// RejectOutbox ends one that cannot be carried out.
 	RejectOutbox(ctx context.Context, id string, r store.Rejection) (bool, error)
 }
 
 // Server implements the requests of rpcapi/taskmanager.
 type Server struct {
 	work     Acceptor
-	messages Rejecter
+	messages Messages
 	log      *slog.Logger
 }
 
 var _ taskmanager.Server = (*Server)(nil)
 
 // NewServer makes a Server that hands everything to w, and what nobody can do
-// to r.
-func NewServer(w Acceptor, r Rejecter, log *slog.Logger) *Server { return &Server{w, r, log} }
+// to m.
+func NewServer(w Acceptor, m Messages, log *slog.Logger) *Server { return &Server{w, m, log} }
 
 // otherVersions is how long a message that this version does not know, or fails
 // over, is sent on: a task manager of another version may be on the same queue.
@@ -49,10 +54,21 @@ const otherVersions = 5 * time.Minute
 
 // Handler serves the requests. One that will never be understood would come
 // again for ever, and keep whatever looks after its instance waiting: it ends
-// with a fault of the instance.
+// with a fault of the instance. One that its sender keeps until it is taken, and does
+// not keep any more, was taken: it is dropped, whoever repeats it and whenever.
 func (s *Server) Handler() rpc.Handler {
 	serve := taskmanager.Handler(s)
 	return rpc.HandlerFunc(func(ctx context.Context, in *rpc.Incoming) (any, error) {
+		if in.Kept {
+			kept, err := s.messages.OutboxHas(ctx, in.UniqueID)
+			if err != nil {
+				return nil, err
+			}
+			if !kept {
+				s.log.InfoContext(ctx, "a request that was taken before was dropped", "method", in.Method, "message_id", in.UniqueID)
+				return nil, nil
+			}
+		}
 		result, err := serve.Handle(ctx, in)
 		if err == nil || in.Call || ctx.Err() != nil || trove.IsKind(err, trove.KindUnavailable) {
 			return result, err
@@ -78,11 +94,22 @@ func (s *Server) reject(ctx context.Context, in *rpc.Incoming, why error) error 
 	default:
 		r.Cause, r.After = "The task manager could not take the request "+in.Method+".", otherVersions
 	}
+	r.Uses = usesOf(in)
 	done, err := s.messages.RejectOutbox(ctx, in.UniqueID, r)
 	if done {
 		s.log.ErrorContext(ctx, "a request is given up: it cannot be carried out", "method", in.Method, "message_id", in.UniqueID, "error", why)
 	}
 	return err
+}
+
+// usesOf is what a message tells of what its instance uses: of a resize, the flavor
+// that it has.
+func usesOf(in *rpc.Incoming) trove.QuotaDelta {
+	var old rpcapi.Flavor
+	if json.Unmarshal(in.Args["old_flavor"], &old) != nil || old.RAM <= 0 {
+		return nil
+	}
+	return trove.QuotaDelta{trove.ResourceRAM: old.RAM}
 }
 
 // CreateInstance accepts a creation. Of a request for several, each instance

@@ -91,6 +91,50 @@ func TestMessagesBecomeWork(t *testing.T) {
 	}
 }
 
+// TestKeptMessages: one that its sender keeps is carried out as long as that keeps
+// it, however late it comes, and never again, also when nothing remembers the work.
+func TestKeptMessages(t *testing.T) {
+	t.Parallel()
+	s := worktest.Store(t)
+	instance(t, s, "i1", trove.TaskNone, "s")
+	h := func() rpc.Handler { return taskmanager.NewServer(engine(t, s), s, quiet).Handler() } // after a restart
+	send := func(id string, kept bool) {
+		t.Helper()
+		in := &rpc.Incoming{Method: "restart", Version: "1.0", UniqueID: id, Kept: kept, Sealed: true,
+			Made: time.Now().Add(-1000 * time.Hour), Args: map[string]json.RawMessage{"instance_id": json.RawMessage(`"i1"`)}}
+		if _, err := h().Handle(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	work := func(want int) {
+		t.Helper()
+		if ops, err := s.Operations(t.Context(), "i1", 100); err != nil || len(ops) != want {
+			t.Errorf("%d pieces of work, want %d, %v", len(ops), want, err)
+		}
+	}
+	if err := s.InsertOutbox(t.Context(), store.OutboxRow{ID: "m1", Topic: rpctm.Topic, Method: "restart", Body: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	send("m2", true)
+	work(0)
+	send("m1", true)
+	work(1)
+	send("m1", true)
+	send("m2", true)
+	work(1)
+	// A relay beside task managers of the original keeps nothing, nor does one of
+	// an earlier version say so.
+	send("m3", false)
+	work(2)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	in := &rpc.Incoming{Method: "restart", Version: "1.0", UniqueID: "m1", Kept: true}
+	if _, err := h().Handle(t.Context(), in); !trove.IsKind(err, trove.KindUnavailable) {
+		t.Errorf("while the database is away: %v", err)
+	}
+}
+
 // TestRejects: what can never be carried out ends, what another task manager or
 // another time may do comes again.
 func TestRejects(t *testing.T) {
@@ -120,7 +164,7 @@ func TestRejects(t *testing.T) {
 			if err := json.Unmarshal([]byte(c.args), &in.Args); err != nil {
 				t.Fatal(err)
 			}
-			look := func(when string, r taskmanager.Rejecter, rejected bool) {
+			look := func(when string, r taskmanager.Messages, rejected bool) {
 				t.Helper()
 				if _, err := taskmanager.NewServer(c.to, r, quiet).Handler().Handle(t.Context(), in); err == nil {
 					t.Errorf("%s: no error", when)
@@ -273,4 +317,45 @@ func (l later) StuckInstances(ctx context.Context, _ time.Duration) ([]store.Stu
 func (l later) RejectOutbox(ctx context.Context, id string, r store.Rejection) (bool, error) {
 	r.After -= time.Hour
 	return l.Store.RejectOutbox(ctx, id, r)
+}
+
+// What a resize was charged goes back when no task manager can carry it out.
+func TestRejectedResizeGivesBack(t *testing.T) {
+	t.Parallel()
+	s := worktest.Store(t)
+	id, limits := trove.NewID(), trove.QuotaDelta{trove.ResourceRAM: 4096}
+	if err := s.CreateInstance(t.Context(), store.NewInstance{Instance: &trove.Instance{ID: id, Name: "n", TenantID: "p", FlavorID: "1", Task: trove.TaskBuilding},
+		Cost: trove.QuotaDelta{trove.ResourceInstances: 1, trove.ResourceRAM: 512}, Limits: limits}); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{s.SetTask(t.Context(), id, trove.TaskNone), s.SetServiceStatus(t.Context(), id, trove.ServiceHealthy),
+		s.Observe(t.Context(), map[string]trove.ServerObservation{id: {Status: trove.ServerActive}}),
+		s.BeginTask(t.Context(), id, store.TaskChange{Task: trove.TaskResizing, Outbox: []store.OutboxRow{{ID: "m1", Topic: rpctm.Topic, Method: "resize_flavor", Body: []byte("{}")}},
+			Growth: store.Growth{Cost: trove.QuotaDelta{trove.ResourceRAM: 512}, Limits: limits}})} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	used := func(want int) {
+		t.Helper()
+		quotas, err := s.Quotas(t.Context(), "p", limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range quotas {
+			if q.Resource == trove.ResourceRAM && q.InUse != want {
+				t.Errorf("%d MiB are in use, want %d", q.InUse, want)
+			}
+		}
+	}
+	used(1024)
+	in := &rpc.Incoming{Method: "resize_flavor", Version: "1.0", UniqueID: "m1", Args: map[string]json.RawMessage{
+		"instance_id": json.RawMessage(`{"is": "no text"}`), "old_flavor": json.RawMessage(`{"id": "1", "ram": 512}`)}}
+	if _, err := taskmanager.NewServer(engine(t, s), s, quiet).Handler().Handle(t.Context(), in); err == nil {
+		t.Error("it was taken")
+	}
+	if i, err := s.Instance(t.Context(), id); err != nil || i.Task != trove.TaskNone || i.Fault == nil {
+		t.Errorf("the instance: %+v, %v", i, err)
+	}
+	used(512)
 }

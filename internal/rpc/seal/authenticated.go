@@ -3,6 +3,7 @@ package seal
 import (
 	"encoding/binary"
 	"encoding/json"
+	"strconv"
 
 	"github.com/gotrove/gotrove/internal/rpc"
 	"github.com/gotrove/gotrove/internal/rpc/wire"
@@ -14,7 +15,7 @@ import (
 // as one, bound to everything about the message that stays in clear: none can
 // be changed, sent to another receiver or for another method, or returned as
 // the answer to another call. What repeats a message whole is found by its
-// unique id.
+// unique id, and by what the seal says of when it was made.
 type authenticated struct{ cipher *secret.GCM }
 
 // version is the value of memberSeal.
@@ -24,6 +25,8 @@ const version = `"v2"`
 type payload struct {
 	Args    map[string]json.RawMessage `json:"args"`
 	Context map[string]json.RawMessage `json:"context"`
+	Made    int64                      `json:"made,omitempty"`
+	Kept    bool                       `json:"kept,omitempty"`
 }
 
 // answer is what is sealed of a reply.
@@ -48,7 +51,7 @@ func requestBound(road Road, instance string, r *wire.Request) []byte {
 }
 
 func (a authenticated) sealRequest(road Road, instance string, r *wire.Request) error {
-	plain, err := json.Marshal(payload{r.Args, r.Context})
+	plain, err := json.Marshal(payload{r.Args, r.Context, r.Made, r.Kept})
 	if err != nil {
 		return err
 	}
@@ -81,7 +84,12 @@ func (a authenticated) openRequest(road Road, instance string, r *wire.Request) 
 	if err != nil {
 		return ErrKey
 	}
-	r.Args, r.Context = args, context
+	// One that was sealed by an earlier version has neither.
+	made, err := strconv.ParseInt(string(p["made"]), 10, 64)
+	if err != nil && len(p["made"]) > 0 {
+		return ErrKey
+	}
+	r.Args, r.Context, r.Made, r.Kept = args, context, made, string(p["kept"]) == "true"
 	return nil
 }
 

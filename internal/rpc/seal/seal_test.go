@@ -135,6 +135,41 @@ func TestThereAndBack(t *testing.T) {
 	})
 }
 
+// When a request was made, and whether it is kept, is told under the seal or not
+// at all, and nobody can add or change it.
+func TestMadeAndKept(t *testing.T) {
+	each(t, func(t *testing.T, form Form, road Road, key *Key) {
+		r := request()
+		r.Made, r.Kept = 1_800_000_000_123_456, true
+		if _, err := key.SealRequest(road, ann, &r); err != nil {
+			t.Fatal(err)
+		}
+		got := sent(t, r)
+		if got.Made != 0 || got.Kept {
+			t.Errorf("in clear: %d, %v", got.Made, got.Kept)
+		}
+		got.Context["made"], got.Context["kept"] = raw("1"), raw("true")
+		got.Args["made"] = got.Args[memberPayload]
+		_, _, err := OpenRequest([]*Key{key}, road, ann, &got)
+		want := wire.Request{}
+		if form == Authenticated {
+			want.Made, want.Kept = 1_800_000_000_123_456, true
+		}
+		if form == Authenticated && err != nil || got.Made != want.Made || got.Kept != want.Kept {
+			t.Errorf("opened: %d, %v, %v", got.Made, got.Kept, err)
+		}
+		// One that an earlier version sealed.
+		old := request()
+		if _, err := key.SealRequest(road, ann, &old); err != nil {
+			t.Fatal(err)
+		}
+		old = sent(t, old)
+		if _, _, err := OpenRequest([]*Key{key}, road, ann, &old); err != nil || old.Made != 0 || old.Kept {
+			t.Errorf("of an earlier version: %d, %v, %v", old.Made, old.Kept, err)
+		}
+	})
+}
+
 // What the serializers of the original wrote, with a context as it has it.
 func TestPythonsSerializers(t *testing.T) {
 	b, err := os.ReadFile("testdata/trove18.jsonl")

@@ -59,6 +59,12 @@ type Request struct {
 	Timeout  float64
 	UniqueID string
 	Context  map[string]json.RawMessage
+	// Made and Kept do not travel in the envelope, which anyone may write: only
+	// what seals the request carries them. Made is when the request was made, in
+	// microseconds since 1970, 0 if that is not known; Kept is whether its sender
+	// keeps it until it hears that it was taken.
+	Made int64
+	Kept bool
 }
 
 // Reply answers a call, or part of it: only one with Ending is the last.

@@ -4,6 +4,7 @@ package conductor
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/gotrove/gotrove/internal/rpc"
 )
@@ -95,13 +96,17 @@ type Sender struct {
 	// that takes.
 	Sealed   bool
 	SealedBy string
+	// Made is when it was made by the agent's clock; zero if the seal does not tell.
+	Made time.Time
 }
 
 // bindSender is rpc.BindCast for a procedure that must know who sent the
 // message.
 func bindSender[A any](f func(context.Context, Sender, A) error) rpc.Method {
 	return func(ctx context.Context, in *rpc.Incoming) (any, error) {
-		return rpc.BindCast(func(ctx context.Context, a A) error { return f(ctx, Sender{in.Sender, in.Sealed, in.SealedBy}, a) })(ctx, in)
+		return rpc.BindCast(func(ctx context.Context, a A) error {
+			return f(ctx, Sender{in.Sender, in.Sealed, in.SealedBy, in.Made}, a)
+		})(ctx, in)
 	}
 }
 
