@@ -2,7 +2,9 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -176,5 +178,32 @@ func TestWaitsForTheDevice(t *testing.T) {
 	cancel()
 	if _, err := m.volume(Config{ID: "another", Wait: time.Minute}).await(ctx); err != context.Canceled {
 		t.Errorf("after the end of the context: %v", err)
+	}
+}
+
+// blkid ends in the same way when there is nothing and when it could not look: a
+// disk that cannot be read is not an empty one.
+func TestUnreadableIsNotEmpty(t *testing.T) {
+	m := newMachine(t)
+	m.disk("vdb", nil)
+	v := m.volume(Config{})
+	d, err := v.find(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if is, err := v.probe(context.Background(), d); err != nil || is != (fileSystem{}) {
+		t.Errorf("an empty disk: %v, %v", is, err)
+	}
+	if err := os.Remove(d.path); err != nil {
+		t.Fatal(err)
+	}
+	if is, err := v.probe(context.Background(), d); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without its device node: %v, %v", is, err)
+	}
+	if err := os.Mkdir(d.path, 0o755); err != nil { // it opens, and no byte can be read
+		t.Fatal(err)
+	}
+	if is, err := v.probe(context.Background(), d); err == nil {
+		t.Errorf("a disk that cannot be read: %v", is)
 	}
 }

@@ -53,6 +53,13 @@ func (v *Volume) probe(ctx context.Context, d disk) (fileSystem, error) {
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		switch exit.ExitCode() {
 		case blkidNothing:
+			// So it ends too when it could not look.
+			if _, _, err := ends(d); err != nil {
+				return fileSystem{}, err
+			}
+			if len(bytes.TrimSpace(out)) > 0 {
+				return fileSystem{}, failed("blkid", err, out)
+			}
 			return fileSystem{}, nil
 		case blkidAmbiguous:
 			return fileSystem{}, trove.Errorf(trove.KindConflict, "The disk %s holds more than one thing: it is not touched.", d.name).
@@ -114,7 +121,7 @@ func (v *Volume) fileSystem(ctx context.Context, d disk) (fileSystem, error) {
 	case mine && (is == fileSystem{} || is.UUID == b.UUID):
 		v.c.Log.WarnContext(ctx, "making the file system was cut off: it is made again", "device", d.name)
 	case is.mountable() && is.Partitions == "":
-		return is, nil
+		return is, v.known(d, is)
 	case is != fileSystem{}:
 		return is, trove.Errorf(trove.KindConflict, "The volume's disk %s holds %s: it is not touched.", d.name, is).
 			WithAction("If nobody needs what is on it: wipefs --all %s", d.path)
@@ -133,7 +140,7 @@ func (v *Volume) fileSystem(ctx context.Context, d disk) (fileSystem, error) {
 	}
 	// Tables are written by the kernel when there is time: on a large volume
 	// they take minutes, of which a new database need not know.
-	if err := v.run(ctx, formatLimit, 0, "mkfs.ext4", "-q", "-F", "-m", "1", "-U", b.UUID,
+	if err := v.run(ctx, formatLimit, 0, "mkfs.ext4", "-q", "-F", "-m", "1", "-U", b.UUID, "-L", label,
 		"-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", d.path); err != nil {
 		return is, err
 	}
@@ -150,6 +157,20 @@ func (v *Volume) fileSystem(ctx context.Context, d disk) (fileSystem, error) {
 	return made, err
 }
 
+// label is what file systems are called that an agent made, by which it knows its
+// own where it was not told the volume's id.
+const label = "gotrove-volume"
+
+// known refuses a file system of which nothing proves that it is this instance's:
+// the disk was not named, and no agent made what is on it.
+func (v *Volume) known(d disk, is fileSystem) error {
+	if v.c.ID != "" || is.Label == label {
+		return nil
+	}
+	return trove.Errorf(trove.KindConflict, "The disk %s holds %s, and nothing tells that it is this instance's volume: it is not touched.", d.name, is).
+		WithAction("Name the volume's id in [gotrove] volume_id of the agent's configuration; or, if it is this instance's: e2label %s %s (XFS: xfs_admin -L)", d.path, label)
+}
+
 // looked is how much of a disk's beginning and end must be zero for it to be
 // empty, in bytes: everything that is known to say what is on a disk is there.
 const looked = 1 << 20
@@ -157,22 +178,34 @@ const looked = 1 << 20
 // empty refuses a disk that is not provably empty although nothing known is on
 // it: it may hold what this machine does not know (an encrypted disk).
 func empty(d disk) error {
-	f, err := os.Open(d.path)
+	begin, end, err := ends(d)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	for _, at := range []int64{0, max(0, d.size-looked)} {
-		part, err := io.ReadAll(io.NewSectionReader(f, at, looked))
-		if err != nil {
-			return fmt.Errorf("read %s: %w", d.path, err)
-		}
+	for _, part := range [][]byte{begin, end} {
 		if int64(len(part)) < min(looked, d.size) || len(part) == 0 || len(bytes.Trim(part, "\x00")) > 0 {
 			return trove.Errorf(trove.KindConflict, "The volume's disk %s is not empty, and what is on it is not known: it is not touched.", d.name).
 				WithAction("If nobody needs what is on it: dd if=/dev/zero of=%s bs=1M count=1; dd if=/dev/zero of=%[1]s bs=1M seek=%d", d.path, max(0, d.size-looked)>>20)
 		}
 	}
 	return nil
+}
+
+// ends reads a disk's beginning and end.
+func ends(d disk) (begin, end []byte, err error) {
+	f, err := os.Open(d.path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	begin, err = io.ReadAll(io.NewSectionReader(f, 0, looked))
+	if err == nil {
+		end, err = io.ReadAll(io.NewSectionReader(f, max(0, d.size-looked), looked))
+	}
+	if err != nil {
+		err = fmt.Errorf("read %s: %w", d.path, err)
+	}
+	return begin, end, err
 }
 
 func (v *Volume) begun() (*begun, error) {

@@ -29,7 +29,7 @@ import (
 // Config says which volume, and where it belongs.
 type Config struct {
 	// ID is the volume's id in the cloud. If it is empty, the only disk that
-	// nothing else is on is the volume.
+	// nothing else is on is the volume; it must be empty, or carry our label.
 	ID string
 	// MountPoint is an absolute path; it is made if it is not there.
 	MountPoint string
@@ -166,6 +166,9 @@ func (v *Volume) Grow(ctx context.Context) error {
 		return err
 	}
 	fsys, err := v.probe(ctx, d)
+	if err == nil {
+		err = v.known(d, fsys)
+	}
 	if err != nil {
 		return err
 	}
@@ -256,7 +259,7 @@ func (v *Volume) await(ctx context.Context) (disk, error) {
 	limited, cancel := context.WithTimeout(ctx, v.c.Wait)
 	defer cancel()
 	for {
-		d, err := v.find(limited)
+		d, err := v.find(ctx) // a look that was begun is ended: programs have limits of their own
 		switch {
 		case err == nil:
 			return d, nil

@@ -211,6 +211,56 @@ func TestVolumeThatHoldsDataIsMounted(t *testing.T) {
 	}
 }
 
+// Where no id was told, only a disk that is empty is made a volume, and only what
+// an agent made is taken for one: a disk of somebody else's may be the only one.
+func TestWithoutAnIDNothingForeignIsUsed(t *testing.T) {
+	for name, put := range map[string]func(b *bench){
+		"without a label":         func(b *bench) { sh(b.t, "mkfs.ext4", "-q", "-F", b.loop) },
+		"with a label of its own": func(b *bench) { sh(b.t, "mkfs.ext4", "-q", "-F", "-L", "home", b.loop) },
+		"of another kind":         func(b *bench) { sh(b.t, "mkfs.ext3", "-q", "-F", b.loop) },
+		"with a number, all the same": func(b *bench) {
+			sh(b.t, "mkfs.ext4", "-q", "-F", b.loop)
+			b.write("sys/block/vdb/serial", "a-foreign-one\n")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.v.c.ID = ""
+			b.write("sys/block/vdb/serial", "\n")
+			put(b)
+			sh(t, "sync")
+			before := b.hash()
+			for _, use := range []func() error{b.ensure, func() error { return b.v.Grow(context.Background()) }} {
+				if err := use(); !trove.IsKind(err, trove.KindConflict) || !strings.Contains(trove.ActionOf(err), "volume_id") {
+					t.Errorf("%v (%s), want a refusal that says what to do", err, trove.ActionOf(err))
+				}
+			}
+			if mounted, err := b.v.Mounted(); mounted || err != nil {
+				t.Errorf("mounted: %t, %v", mounted, err)
+			}
+			sh(t, "sync")
+			if b.hash() != before {
+				t.Error("the disk is not what it was")
+			}
+		})
+	}
+	t.Run("its own is used again", func(t *testing.T) {
+		b := newBench(t)
+		b.v.c.ID = ""
+		b.write("sys/block/vdb/serial", "\n")
+		b.must(b.ensure())
+		b.is(Found, Formatted, Mounted)
+		uuid := b.uuid()
+		b.must(b.v.Unmount(context.Background()))
+		b.must(b.v.Grow(context.Background()))
+		b.must(b.ensure())
+		b.is(Found, Mounted)
+		if b.uuid() != uuid {
+			t.Error("it was formatted again")
+		}
+	})
+}
+
 func TestFormattingThatWasCutOff(t *testing.T) {
 	const uuid = "6b2f1d2e-8f31-4f7e-9a54-0d9d7c1e2b3a"
 	mine := fmt.Sprintf(`{"serial":%q,"size":%d,"uuid":%q}`, volumeID[:20], benchSize, uuid)
