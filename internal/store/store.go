@@ -92,6 +92,7 @@ type Store struct {
 	reader *sql.DB
 	writes *prepared // of writer
 	reads  *prepared // of reader
+	shared *shared   // how transactions of SQLite are written; nil for other engines
 	pool   Pool      // how writer and reader are kept
 	clock  func() time.Time
 	log    *slog.Logger
@@ -156,6 +157,7 @@ func (s *Store) open(ctx context.Context, at target, p Pool) (err error) {
 		if s.writer, s.reader, err = openSQLite(at.path); err != nil {
 			return err
 		}
+		s.shared = &shared{db: s.writer}
 	case engineMySQL:
 		s.pool = p
 		var f flavor

@@ -149,6 +149,9 @@ func (s *Store) tx(ctx context.Context, f func(ctx context.Context, t *tx) error
 // write runs f, one statement that writes, as a transaction of its own, and again
 // as tx does: it must be one that may be done twice.
 func (s *Store) write(ctx context.Context, f func(ctx context.Context, c session) error) error {
+	if s.shared != nil {
+		return s.tx(ctx, func(ctx context.Context, t *tx) error { return f(ctx, t.session) })
+	}
 	return s.try(ctx, func(ctx context.Context, _ bool) (bool, error) {
 		defer s.writes.compile(ctx)
 		return true, f(ctx, session{s, s.writer, nil, s.writes})
@@ -211,21 +214,27 @@ func (s *Store) roomMade(err error) bool {
 
 // txOnce is one try of tx. committing: err came from the COMMIT.
 func (s *Store) txOnce(ctx context.Context, repeated bool, f func(ctx context.Context, t *tx) error) (committing bool, err error) {
-	sqlTx, err := s.writer.BeginTx(ctx, nil)
-	if err != nil {
-		return false, s.classify(err, "BEGIN")
+	var t *tx
+	var own error // f's
+	within := func(ctx context.Context, sqlTx *sql.Tx) error {
+		t = &tx{session: session{s, s.writer, sqlTx, s.writes}, repeated: repeated}
+		own = f(ctx, t)
+		return own
+	}
+	if s.shared == nil {
+		committing, err = s.ownTx(ctx, within)
+	} else if committing, err = s.shared.do(ctx, false, within); errors.Is(err, errTorn) {
+		own = nil
+		committing, err = s.shared.do(ctx, true, within)
 	}
 	defer s.writes.compile(ctx)
-	t := &tx{session: session{s, s.writer, sqlTx, s.writes}, repeated: repeated}
-	if err := f(ctx, t); err != nil {
-		if rerr := sqlTx.Rollback(); rerr != nil && !errors.Is(rerr, sql.ErrTxDone) {
-			// The engine may have done it already, as after a full disk.
-			s.log.DebugContext(ctx, "rolling a transaction back failed", "error", rerr)
-		}
-		return false, err
-	}
-	if err := sqlTx.Commit(); err != nil {
+	switch {
+	case own != nil:
+		return false, own
+	case err != nil && committing:
 		return true, s.classify(err, "COMMIT")
+	case err != nil:
+		return false, s.classify(err, "BEGIN")
 	}
 	if t.outbox {
 		s.outboxHints.send(everything)
@@ -237,6 +246,22 @@ func (s *Store) txOnce(ctx context.Context, repeated bool, f func(ctx context.Co
 		s.workHints.send(instance)
 	}
 	return false, nil
+}
+
+// ownTx runs f in a transaction that is nobody else's.
+func (s *Store) ownTx(ctx context.Context, f func(context.Context, *sql.Tx) error) (committing bool, err error) {
+	sqlTx, err := s.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return false, err
+	}
+	if err := f(ctx, sqlTx); err != nil {
+		if rerr := sqlTx.Rollback(); rerr != nil && !errors.Is(rerr, sql.ErrTxDone) {
+			// The engine may have done it already, as after a full disk.
+			s.log.DebugContext(ctx, "rolling a transaction back failed", "error", rerr)
+		}
+		return false, err
+	}
+	return true, sqlTx.Commit()
 }
 
 // read runs statements of f one by one: what they see is committed, but it may
