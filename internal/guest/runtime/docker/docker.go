@@ -16,6 +16,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"strconv"
@@ -54,8 +55,9 @@ const (
 )
 
 const (
-	// callLimit bounds a call that makes or ends a container on a slow disk.
-	callLimit = 2 * time.Minute
+	// callLimit bounds a call that makes or ends a container. On a server that was
+	// just started, with an emulated processor, two minutes were not enough.
+	callLimit = 5 * time.Minute
 	// killWait bounds how long a killed program may take to go.
 	killWait = 30 * time.Second
 	// settle bounds how long Docker may take to note that a program has ended.
@@ -160,6 +162,9 @@ func (r *Runtime) explain(ctx context.Context, doing string, err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		// Whoever asked an agent for it may ask again.
+		return &trove.Error{Kind: trove.KindGuestTimeout, Message: doing + ": Docker took too long.", Err: ctx.Err()}
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case client.IsErrConnectionFailed(err):
