@@ -14,7 +14,7 @@ var accepted = []struct{ group, names, reason string }{
 	{"DEFAULT", "device_path volume_fstype format_options mount_options volume_format_timeout", "the agent finds, formats and mounts a volume by its own rules"},
 	{"DEFAULT", "docker_bridge_network_ip docker_insecure_registries", "it belongs into Docker's own configuration"},
 	{"DEFAULT", "database_service_uid", "the engine runs as the agent's own user, in a container too"},
-	{"DEFAULT", "controller_address datastore_registry_ext replication_strategy network_isolation ssl_mode", "the agent has its own rule for it"},
+	{"DEFAULT", "controller_address datastore_registry_ext replication_strategy ssl_mode", "the agent has its own rule for it"},
 	{"DEFAULT", "guest_log_container_name guest_log_limit guest_log_expiry", "this release does not publish guests' logs"},
 	{"DEFAULT", "root_grant root_grant_option", "root has all rights, with the right to grant them"},
 	{"DEFAULT", "storage_strategy storage_namespace backup_swift_container backup_aes_cbc_key backup_chunk_size backup_segment_max_size swift_url swift_api_insecure verify_swift_checksum_on_restore backup_use_gzip_compression backup_use_openssl_encryption", "this release makes no backups"},

@@ -27,6 +27,8 @@ type config struct {
 	Rabbit          amqp.Options
 	StateWait       time.Duration `conf:"DEFAULT.state_change_wait_time" default:"180" help:"How long the engine may take to start."`
 
+	Isolation bool `conf:"DEFAULT.network_isolation" default:"false" help:"The engine's container has the user's port, and the machine has not: if it is a container, and user_port_file is there."`
+
 	Machine      machineOptions
 	Docker       dockerOptions
 	Runtime      string `conf:"gotrove.runtime" default:"process" help:"How the engine is run: process, as a program of this machine, or docker, as a container."`
@@ -36,6 +38,7 @@ type config struct {
 	LogDir       string `conf:"gotrove.log_dir" help:"The engine's logs."`
 	TemplateDir  string `conf:"gotrove.template_dir" help:"Data directories to copy from; if empty, each is initialised."`
 	BinDir       string `conf:"gotrove.bin_dir" help:"The engine's programs; if empty, they are looked for."`
+	UserPort     string `conf:"gotrove.user_port_file" default:"/etc/trove/eth1.json" help:"What the control plane says of that port."`
 	Address      string `conf:"gotrove.address" help:"The instance's address."`
 	Port         int    `conf:"gotrove.port" default:"0" help:"The engine's port; 0 is its standard one."`
 	MemoryMB     int    `conf:"gotrove.memory_mb" default:"512" help:"The flavor's memory, MiB; 0 is what the machine has."`

@@ -16,6 +16,7 @@ import (
 	"github.com/gotrove/gotrove/internal/guest/runtime"
 	"github.com/gotrove/gotrove/internal/guest/runtime/docker"
 	"github.com/gotrove/gotrove/internal/guest/runtime/process"
+	"github.com/gotrove/gotrove/internal/guest/usernet"
 	"github.com/gotrove/gotrove/internal/secret"
 	"github.com/gotrove/gotrove/internal/trove"
 )
@@ -57,19 +58,39 @@ func (c *config) openRuntime(log *slog.Logger) (runtime.Runtime, engine.Settings
 		r, err := process.New(process.Options{})
 		return r, s, err
 	case docker.Name:
-		r, err := docker.New(docker.Options{Socket: c.Docker.Socket, Image: c.Docker.image(c.Manager, c.Version),
+		port, err := c.userPort()
+		if err != nil {
+			return nil, s, err
+		}
+		r, err := docker.New(docker.Options{Port: port,
+			Socket: c.Docker.Socket, Image: c.Docker.image(c.Manager, c.Version),
 			Registry: c.Docker.Registry, RegistryUser: c.Docker.User, RegistryPassword: c.Docker.Password,
 			Network: c.Docker.Network, Address: c.Address, MemoryMB: s.MemoryMB, Restart: c.Docker.Restart, Log: log})
 		if err != nil {
 			return nil, s, err
 		}
 		s.Tools = r
-		if c.Docker.Network != docker.HostNetwork {
+		if port != nil {
+			s.Address = port.Addresses[0].IP.String()
+			if routes := port.Routes(); len(routes) > 0 {
+				log.Warn("host routes of the user's subnet are not set in the engine's container", "routes", routes)
+			}
+		}
+		if port != nil || c.Docker.Network != docker.HostNetwork {
 			s.Listen = "*"
 		}
 		return r, s, nil
 	}
 	return nil, s, trove.Errorf(trove.KindBadRequest, "option [gotrove] runtime: this agent does not know %q; it knows %s, %s", c.Runtime, process.Name, docker.Name)
+}
+
+// userPort is the port that only the engine's container is to have; nil if there
+// is none.
+func (c *config) userPort() (*usernet.Port, error) {
+	if !c.Isolation || c.Runtime != docker.Name {
+		return nil, nil
+	}
+	return usernet.Load(c.UserPort)
 }
 
 // imagesHere lists the engines of which Docker has an image.

@@ -70,6 +70,8 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 			return firstBoot(ctx, args[1:], errs)
 		case "volume":
 			return prepareMachine(ctx, args[1:], errs)
+		case "network":
+			return settleNetwork(ctx, args[1:], errs)
 		case "probe":
 			return probe(ctx, args[1:], out, errs)
 		}
@@ -81,7 +83,7 @@ func run(ctx context.Context, version string, args []string, out, errs io.Writer
 	console := flags.String("console", "", consoleHelp)
 	show := flags.Bool("version", false, "print the version and leave")
 	flags.Usage = func() {
-		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines [--docker-socket PATH]\n       trove-guestagent remove [--docker-socket PATH] INSTANCE…\n       trove-guestagent first-boot [--console DEVICE]\n       trove-guestagent volume [flags]\n       trove-guestagent probe [flags]\n       trove-guestagent template --manager NAME --template-dir DIR [--ready N]\n")
+		fmt.Fprint(errs, "usage: trove-guestagent [flags]\n       trove-guestagent engines [--docker-socket PATH]\n       trove-guestagent remove [--docker-socket PATH] INSTANCE…\n       trove-guestagent first-boot [--console DEVICE]\n       trove-guestagent volume [flags]\n       trove-guestagent network [flags]\n       trove-guestagent probe [flags]\n       trove-guestagent template --manager NAME --template-dir DIR [--ready N]\n")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/gotrove/gotrove/internal/guest"
 	"github.com/gotrove/gotrove/internal/guest/bootlog"
 	"github.com/gotrove/gotrove/internal/guest/firstboot"
+	"github.com/gotrove/gotrove/internal/guest/usernet"
 	"github.com/gotrove/gotrove/internal/guest/volume"
 	"github.com/gotrove/gotrove/internal/osloconf"
 	"github.com/gotrove/gotrove/internal/rpcapi/conductor"
@@ -85,22 +86,51 @@ func (c *config) memory() int {
 	return int(i.Totalram * uint64(i.Unit) >> 20)
 }
 
-// prepareMachine mounts the volume before anything else of the machine's could
-// write where it belongs.
-func prepareMachine(ctx context.Context, args []string, errs io.Writer) error {
+// settleNetwork takes the user's card from the machine, where only the engine's
+// container is to have it, before anything is started.
+func settleNetwork(ctx context.Context, args []string, errs io.Writer) error {
+	c, boot, err := machineConfig("network", args, errs)
+	if err != nil {
+		return err
+	}
+	port, err := c.userPort()
+	if err == nil {
+		err = usernet.Settle(ctx, "/", port)
+	}
+	if err != nil {
+		boot.Failed(guestapi.BootCard, err)
+		return err
+	}
+	if port != nil {
+		boot.Reached(guestapi.BootCard, port.MAC.String()+", "+port.Addresses[0].IP.String())
+	}
+	return nil
+}
+
+// machineConfig is what the agent will be told, for what a machine does before it.
+func machineConfig(command string, args []string, errs io.Writer) (*config, *bootlog.Log, error) {
 	var src osloconf.Sources
-	flags := flag.NewFlagSet("trove-guestagent volume", flag.ContinueOnError)
+	flags := flag.NewFlagSet("trove-guestagent "+command, flag.ContinueOnError)
 	flags.SetOutput(errs)
 	configFlags(flags, &src)
 	console := flags.String("console", "", consoleHelp)
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
-		return errors.Join(errUsage, err)
+		return nil, nil, errors.Join(errUsage, err)
 	}
 	boot := bootlog.New(*console)
 	src.Environ = os.Environ()
 	c, _, err := loadConfig(src)
 	if err != nil {
 		boot.Failed(guestapi.BootConfig, err)
+	}
+	return c, boot, err
+}
+
+// prepareMachine mounts the volume before anything else of the machine's could
+// write where it belongs.
+func prepareMachine(ctx context.Context, args []string, errs io.Writer) error {
+	c, boot, err := machineConfig("volume", args, errs)
+	if err != nil {
 		return err
 	}
 	log, err := telemetry.NewLogger(errs, telemetry.Options{Level: "info"})

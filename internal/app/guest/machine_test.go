@@ -78,3 +78,47 @@ func TestCommandLinesOfTheMachine(t *testing.T) {
 		}
 	}
 }
+
+// The engine's container gets the user's port where the control plane says so,
+// and names one.
+func TestUserPort(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "eth1.json")
+	text := `{"mac_address": "fa:16:3e:00:00:01", "ipv4_address": "10.0.0.7", "ipv4_cidr": "10.0.0.0/24", "ipv4_gateway": "10.0.0.1",
+		"ipv4_host_routes": [{"destination": "10.9.0.0/16", "nexthop": "10.0.0.9"}]}`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		isolation             bool
+		runtime, file         string
+		address, listen, said string
+	}{
+		"on":           {true, "docker", file, "10.0.0.7", "*", "10.9.0.0/16 via 10.0.0.9"},
+		"off":          {false, "docker", file, "0.0.0.0", "", ""},
+		"no port":      {true, "docker", file + ".none", "0.0.0.0", "", ""},
+		"no container": {true, "process", file, "0.0.0.0", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			c := &config{GuestID: "i1", Manager: "mariadb", Version: "10.11", Runtime: test.runtime, Isolation: test.isolation, UserPort: test.file, Address: "0.0.0.0",
+				Docker: dockerOptions{Network: "host", MariaDB: "mariadb"}}
+			_, s, err := c.openRuntime(slog.New(slog.NewTextHandler(&log, nil)))
+			if err != nil && os.Geteuid() == 0 && trove.IsKind(err, trove.KindBadRequest) {
+				t.Skip("no engine runs as root")
+			}
+			if err != nil || s.Address != test.address || s.Listen != test.listen {
+				t.Errorf("address %q, listen %q, %v", s.Address, s.Listen, err)
+			}
+			if !strings.Contains(log.String(), test.said) || test.said == "" && log.Len() > 0 {
+				t.Errorf("it says %q", log.String())
+			}
+		})
+	}
+	c := &config{Runtime: "docker", Isolation: true, UserPort: file}
+	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.openRuntime(slog.New(slog.DiscardHandler)); !trove.IsKind(err, trove.KindBadRequest) || !strings.Contains(err.Error(), file) {
+		t.Errorf("a malformed file gives %v", err)
+	}
+}

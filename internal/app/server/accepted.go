@@ -57,7 +57,7 @@ var accepted = []struct{ group, names, reason string }{
 	{"ssl", "*", "the API speaks HTTP; put a proxy with TLS before it"},
 
 	// What the guest agent's own file holds may be in trove.conf too.
-	{"DEFAULT", "command_process_timeout guest_id controller_address state_change_wait_time state_healthy_counts volume_fstype format_options volume_format_timeout mount_options device_path datastore_manager datastore_version instance_rpc_encr_key root_grant root_grant_option docker_bridge_network_ip docker_insecure_registries database_service_uid tenant_id", ""},
+	{"DEFAULT", "command_process_timeout guest_id controller_address state_change_wait_time state_healthy_counts volume_fstype format_options volume_format_timeout mount_options device_path datastore_manager datastore_version instance_rpc_encr_key root_grant root_grant_option database_service_uid tenant_id", ""},
 	{"guest_agent", "*", ""},
 	{"mysql", "*", ""}, {"mariadb", "*", ""}, {"postgresql", "*", ""},
 

@@ -45,6 +45,7 @@ func (g *region) checkNetworks(ctx context.Context, r *report) {
 			g.checkManaged(r, n)
 		}
 	}
+	g.checkIsolation(r)
 	g.checkGroups(ctx, r)
 	n, err := g.v.Public(ctx)
 	switch {
@@ -56,6 +57,18 @@ func (g *region) checkNetworks(ctx context.Context, r *report) {
 		r.fail("openstack network set --external "+n.ID+"; or set [network] public_network_id to another", "[network] public_network_id: network %s is not external", label(n.Name, n.ID))
 	default:
 		r.ok("floating IPs are from network %s", label(n.Name, n.ID))
+	}
+}
+
+// checkIsolation says whose users' ports are, and what that asks of the image.
+func (g *region) checkIsolation(r *report) {
+	switch {
+	case g.o.Isolation && len(g.managed) == 0:
+		r.warn("set [DEFAULT] management_networks, or [network] network_isolation = false", "[network] network_isolation has no effect: where there is no management network, the agent needs the user's port")
+	case g.o.Isolation:
+		r.ok("[network] network_isolation: the user's port is the database's container's alone; images need an agent that knows it, and engines' images by the management network")
+	case len(g.managed) > 0:
+		r.ok("[network] network_isolation is off: servers are on their user's network and on the management network")
 	}
 }
 

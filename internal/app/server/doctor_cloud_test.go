@@ -185,6 +185,11 @@ func TestDoctorCloud(t *testing.T) {
 	guests := func(text string) func(*testing.T, *clinic) {
 		return func(_ *testing.T, w *clinic) { w.guests = "[DEFAULT]\ncontrol_exchange = trove\n" + text }
 	}
+	isolated := func(networks string) func(*testing.T, *clinic) {
+		return func(_ *testing.T, w *clinic) {
+			w.conf["network.network_isolation"], w.conf["DEFAULT.management_networks"] = "true", networks
+		}
+	}
 	const bus = "transport_url = rabbit://guest:p4ss@"
 	for name, tc := range map[string]struct {
 		broken func(*testing.T, *clinic)
@@ -209,6 +214,9 @@ func TestDoctorCloud(t *testing.T) {
 		"Cinder is old":      {func(_ *testing.T, w *clinic) { w.f.CinderMax = "3.20" }, statusWarn, "since 3.42", "online_volume_resize = false"},
 		"clocks":             {func(_ *testing.T, w *clinic) { w.f.Skew = time.Hour }, statusFail, "Keystone's clock is 59m", "NTP"},
 		"no key pair":        {set("DEFAULT.nova_keypair", "mine"), statusFail, "key pair mine", "openstack keypair create --public-key"},
+		"isolation":          {isolated(openstacktest.Management), statusOK, "the user's port is the database's container's alone", ""},
+		"no isolation":       {set("network.network_isolation", "false"), statusOK, "network_isolation is off", ""},
+		"isolated from none": {isolated(""), statusWarn, "network_isolation has no effect", "[network] network_isolation = false"},
 		"no management":      {set("DEFAULT.management_networks", ""), statusWarn, "management_networks is not set", "openstack network create trove-mgmt"},
 		"network is gone":    {set("DEFAULT.management_networks", openstacktest.Management[:35]+"f"), statusFail, "could not be found", "openstack network list"},
 		"one of two is gone": {set("DEFAULT.management_networks", openstacktest.Management[:35]+"f,"+openstacktest.Management), statusWarn, "the last one is what counts", "take it out"},

@@ -54,7 +54,9 @@ type openstackOptions struct {
 	SecurityGroups     bool     `conf:"DEFAULT.trove_security_groups_support" default:"true" help:"Each instance gets a security group that opens its engine's port."`
 	GroupPrefix        string   `conf:"DEFAULT.trove_security_group_name_prefix" default:"trove_sg" help:"Security groups are called <prefix>-<instance id>."`
 	ReservedCIDRs      []string `conf:"DEFAULT.reserved_network_cidrs" default:"" help:"Ranges that a user's network may not overlap with, beside those of the management network."`
-	Isolation          bool     `conf:"network.network_isolation" default:"false" help:"A user's network may overlap with the management network. The original's default is true; the agent must keep the two apart then."`
+	Isolation          bool     `conf:"network.network_isolation" default:"false" help:"The user's port is the database's container's and not the server's: users reach nothing but the database, it reaches nothing of the management network, and their networks may overlap with that one. The original's default is true."`
+	DockerBridge       string   `conf:"DEFAULT.docker_bridge_network_ip" default:"" help:"Address and range of Docker's bridge on servers that have no isolated port, such as 192.168.200.1/24; Docker's default if empty."`
+	InsecureRegistries []string `conf:"DEFAULT.docker_insecure_registries" default:"" help:"Registries that Docker on servers asks without TLS."`
 	PublicNetwork      string   `conf:"network.public_network_id" default:"" help:"Where floating IPs are from; the first external network if empty."`
 	AccessCheck        bool     `conf:"network.enable_access_check" default:"true" help:"A user's subnet must have a router. One that is to be reached from outside must have it anyway."`
 
@@ -81,7 +83,7 @@ func (o *openstackOptions) cloud() (openstack.Options, error) {
 		Volume:      openstack.Endpoint{URL: o.CinderURL, Type: o.CinderType, Interface: o.CinderInterface, Insecure: o.CinderInsecure},
 		Image:       openstack.Endpoint{URL: o.GlanceURL, Type: o.GlanceType, Interface: o.GlanceInterface},
 		NovaVersion: o.NovaVersion, ManagementNetworks: o.ManagementNetworks, ManagementGroups: o.ManagementGroups,
-		NoSecurityGroups: !o.SecurityGroups, GroupPrefix: o.GroupPrefix, ReservedCIDRs: o.ReservedCIDRs, Isolation: o.Isolation,
+		NoSecurityGroups: !o.SecurityGroups, GroupPrefix: o.GroupPrefix, ReservedCIDRs: o.ReservedCIDRs, Isolation: o.Isolation, DockerBridge: o.DockerBridge, InsecureRegistries: o.InsecureRegistries,
 		PublicNetwork: o.PublicNetwork, AccessCheck: o.AccessCheck, KeyPair: o.KeyPair, ConfigDrive: o.ConfigDrive,
 		VolumeType: o.VolumeType, VolumeInZone: o.VolumeInZone, OfflineGrow: !o.OnlineGrow, RootVolume: o.RootVolume, CloudInitDir: o.CloudInitPath}
 	if o.FileOwner != "" {

@@ -70,6 +70,7 @@ func startTaskManagerRole(ctx context.Context, p *process) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	options.Isolation = p.c.Cloud == cloudOpenStack && p.c.OpenStack.Isolation
 	engine, err := p.startWork(ctx, c, bus, options, false)
 	if err != nil {
 		return nil, err

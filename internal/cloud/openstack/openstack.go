@@ -65,9 +65,14 @@ type Options struct {
 	ManagementGroups   []string
 	NoSecurityGroups   bool   // instances get none of their own
 	GroupPrefix        string // trove_sg
-	// ReservedCIDRs may not overlap with a user's network, unless Isolation.
+	// ReservedCIDRs may not overlap with a user's network, unless Isolation: the
+	// user's port is the database's container's then, and not the server's.
 	ReservedCIDRs []string
 	Isolation     bool
+	// DockerBridge is the address of Docker's bridge on servers, where they have
+	// one; InsecureRegistries are those that their Docker asks without TLS.
+	DockerBridge       string
+	InsecureRegistries []string
 	// PublicNetwork is where floating IPs are from; the first external one if
 	// empty.
 	PublicNetwork string

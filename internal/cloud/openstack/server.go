@@ -286,6 +286,9 @@ func (c *Cloud) createServer(ctx context.Context, s *session, spec cloud.ServerS
 	if err != nil {
 		return err
 	}
+	if spec.Files, err = c.withNetwork(ctx, s, spec); err != nil {
+		return err
+	}
 	data, err := c.userData(spec)
 	if err != nil {
 		return err

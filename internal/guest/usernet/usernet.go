@@ -48,6 +48,16 @@ type Route struct {
 	Via netip.Addr
 }
 
+// Routes are the host routes of the port's subnets, for people.
+func (p *Port) Routes() (all []string) {
+	for _, a := range p.Addresses {
+		for _, r := range a.Routes {
+			all = append(all, r.To.String()+" via "+r.Via.String())
+		}
+	}
+	return all
+}
+
 // eth1 is the file as the original writes it.
 type eth1 struct {
 	MAC        string      `json:"mac_address"`

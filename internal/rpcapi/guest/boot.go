@@ -18,6 +18,7 @@ const (
 	BootFiles     BootStage = "files written"      // what the cloud holds for the server
 	BootStarted   BootStage = "agent started"      //
 	BootConfig    BootStage = "configuration read" //
+	BootCard      BootStage = "user's card taken"  // from the machine, for the engine's container
 	BootFound     BootStage = "volume found"       //
 	BootFormatted BootStage = "volume formatted"   //
 	BootMounted   BootStage = "volume mounted"     //

@@ -127,6 +127,8 @@ func diagnoseBoot(lines []guest.BootLine) (finding, bool) {
 		f.hop, f.action = agentDown, "Look at guest_config and at the image's agent: its configuration is not what it needs."
 	case guest.BootFound, guest.BootFormatted, guest.BootMounted:
 		f.hop, f.action = noVolume, "Look at the volume and whether it is attached to the server."
+	case guest.BootCard:
+		f.hop, f.action = noPort, "Look whether the server has the user's port: openstack port list --server SERVER."
 	case guest.BootBroker, guest.BootHeartbeat:
 		f.hop = noBroker
 		f.action = "Look whether the management network leads to the broker: transport_url, routes, the security groups of the management port, and a firewall before the broker."

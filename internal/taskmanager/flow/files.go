@@ -33,6 +33,9 @@ func (f *Flows) files(inst *trove.Instance, q taskmanager.CreateInstance, transp
 	if v := inst.Version; v.ReplStrategy != "" {
 		info = append(info, osloconf.Option{Name: "replication_strategy", Value: v.ReplStrategy})
 	}
+	if f.opts.Isolation {
+		info = append(info, osloconf.Option{Name: "network_isolation", Value: "True"})
+	}
 	if key != "" {
 		info = append(info, osloconf.Option{Name: "instance_rpc_encr_key", Value: key})
 	}

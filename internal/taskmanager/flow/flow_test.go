@@ -320,6 +320,23 @@ func TestCreateTellsTheAgentWhoItIs(t *testing.T) {
 	}
 }
 
+// An agent is told what the operator wants of the user's port.
+func TestCreateTellsTheAgentOfIsolation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.instance("i1")
+	e := w.run(func(o *flow.Options) { o.Isolation = true })
+	if err := accept(t.Context(), e, flow.KindCreate, "m1", flow.NewCreate(request("i1"))); err != nil {
+		t.Fatal(err)
+	}
+	if op := w.operation("i1"); op.State != trove.OperationDone {
+		t.Fatalf("operation: %+v", op)
+	}
+	if info := string(w.files["i1"][flow.GuestInfoPath]); !strings.Contains(info, "\nnetwork_isolation = True\n") {
+		t.Errorf("guest_info.conf:\n%s", info)
+	}
+}
+
 func TestCreateSurvivesWhatPasses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

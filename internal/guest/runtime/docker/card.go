@@ -92,6 +92,11 @@ func (r *Runtime) ensureCard(ctx context.Context, instanceID string) error {
 	if err != nil {
 		return err
 	}
+	if c, err := net.InterfaceByName(card); err == nil {
+		if own, err := c.Addrs(); err == nil && len(own) > 0 {
+			r.o.Log.WarnContext(ctx, "this machine has an address on the user's card: it is on the user's network too", "card", card, "addresses", own)
+		}
+	}
 	want := r.cardNetwork(card, instanceID)
 	name := networkName(instanceID)
 	for {

@@ -59,7 +59,9 @@ func plug(t *testing.T) *cables {
 		ip(t, "-n", id+kind, "link", "set", "far", "up")
 		ip(t, "link", "set", id+kind, "up")
 	}
-	ip(t, "addr", "add", at(2)+"/24", "dev", id+"m") // the user's card has none: usernet.Settle sees to it
+	for _, kind := range []string{"u", "m"} { // as DHCP gives them
+		ip(t, "addr", "add", at(2)+"/24", "dev", id+kind)
+	}
 	card, err := net.InterfaceByName(w.card)
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +71,12 @@ func plug(t *testing.T) *cables {
 		{IP: netip.MustParseAddr(w.instance), Subnet: subnet, Gateway: netip.MustParseAddr(w.gateway)},
 		{IP: netip.MustParseAddr("fd00:215::7"), Subnet: netip.MustParsePrefix("fd00:215::/64")}}}
 	ip(t, "-n", id+"u", "addr", "add", "fd00:215::1/64", "dev", "far", "nodad")
+	if err := usernet.Settle(t.Context(), t.TempDir(), &w.port); err != nil {
+		t.Fatal(err)
+	}
+	if own, err := card.Addrs(); err != nil || len(own) > 0 {
+		t.Errorf("the machine has addresses on the user's card: %v, %v", own, err)
+	}
 	return w
 }
 
