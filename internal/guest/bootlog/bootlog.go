@@ -24,15 +24,29 @@ type Log struct {
 
 	mu     sync.Mutex
 	told   map[guestapi.BootStage]bool
-	failed map[guestapi.BootStage]string
+	failed map[guestapi.BootStage]failures
 }
+
+// failures is what was told of a stage that is not passed.
+type failures struct {
+	last  string
+	times int
+	at    time.Duration // since the start of the machine
+}
+
+// Of a stage that fails for causes that alternate, so many lines are written at
+// once, and then one in so long: a console is slow, and keeps little.
+const (
+	failuresAtOnce = 5
+	failuresEvery  = time.Minute
+)
 
 // New is a log on the console at path; with an empty path, nil.
 func New(path string) *Log {
 	if path == "" {
 		return nil
 	}
-	return &Log{path: path, since: sinceBoot, told: map[guestapi.BootStage]bool{}, failed: map[guestapi.BootStage]string{}}
+	return &Log{path: path, since: sinceBoot, told: map[guestapi.BootStage]bool{}, failed: map[guestapi.BootStage]failures{}}
 }
 
 // sinceBoot is how long the kernel runs.
@@ -58,20 +72,20 @@ func (l *Log) Reached(s guestapi.BootStage, detail string) {
 	l.write(guestapi.BootLine{Since: l.since(), Stage: s, Detail: detail})
 }
 
-// Failed tells why a stage is not passed, each cause once; nothing after it was
-// passed.
+// Failed tells why a stage is not passed, a cause that stays once, others within a
+// bound; nothing after it was passed.
 func (l *Log) Failed(s guestapi.BootStage, err error) {
 	if l == nil || err == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	cause := err.Error()
-	if l.told[s] || l.failed[s] == cause {
+	was, cause, now := l.failed[s], err.Error(), l.since()
+	if l.told[s] || was.last == cause || was.times >= failuresAtOnce && now-was.at < failuresEvery {
 		return
 	}
-	l.failed[s] = cause
-	l.write(guestapi.BootLine{Since: l.since(), Stage: s, Failed: true, Detail: cause})
+	l.failed[s] = failures{cause, was.times + 1, now}
+	l.write(guestapi.BootLine{Since: now, Stage: s, Failed: true, Detail: cause})
 }
 
 // write opens the console for each line: whoever else has it may hang it up.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path"
@@ -122,6 +123,7 @@ func (s service) read(ctx context.Context, name string) ([]byte, error) {
 func (b *boot) open(ctx context.Context) (s source, close func() error, err error) {
 	web := service{b.o.MetadataURL, &http.Client{Timeout: 10 * time.Second}}
 	started, lastErr := time.Now(), error(nil)
+	pause, ask := firstAsk, started.Add(b.o.DriveWait)
 	for {
 		device, fstype, err := b.drive()
 		if err != nil {
@@ -131,10 +133,12 @@ func (b *boot) open(ctx context.Context) (s source, close func() error, err erro
 			return b.mount(device, fstype)
 		}
 		// A drive is there soon after the kernel or never.
-		if web.url != "" && time.Since(started) >= b.o.DriveWait {
+		if web.url != "" && !time.Now().Before(ask) {
 			if _, lastErr = web.read(ctx, metaData); lastErr == nil {
 				return web, func() error { return nil }, nil
 			}
+			ask = time.Now().Add(pause - pause/4 + rand.N(pause/2))
+			pause = min(2*pause, mostAsk)
 		}
 		t := time.NewTimer(lookEvery)
 		select {

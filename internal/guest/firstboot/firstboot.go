@@ -54,7 +54,10 @@ type Result struct {
 const (
 	metaData  = "openstack/latest/meta_data.json"
 	userData  = "openstack/latest/user_data"
-	lookEvery = 200 * time.Millisecond
+	lookEvery = 200 * time.Millisecond // for a drive; it costs nobody else anything
+	// The metadata service is asked again after a pause that doubles, with a jitter
+	// of a quarter: many servers may start at once while it is away.
+	firstAsk, mostAsk = 250 * time.Millisecond, 8 * time.Second
 )
 
 type boot struct{ o Options }

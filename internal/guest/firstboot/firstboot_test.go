@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -228,6 +229,27 @@ func TestRunWithoutACloud(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// A metadata service that is away is asked less and less: many servers may start at
+// once.
+func TestServiceThatIsAwayIsNotStormed(t *testing.T) {
+	var asked atomic.Int64
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(busy.Close)
+	o := options(t)
+	o.MetadataURL = busy.URL
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if _, err := Run(ctx, o); !trove.IsKind(err, trove.KindNotFound) {
+		t.Errorf("%v", err)
+	}
+	if n := asked.Load(); n < 2 || n > 7 {
+		t.Errorf("it was asked %d times in 3 s", n)
 	}
 }
 
