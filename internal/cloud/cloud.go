@@ -161,6 +161,10 @@ type Cloud interface {
 	Server(ctx context.Context, o Owner) (Server, error)
 	// Servers gives all servers of ours by instance id, in one call.
 	Servers(ctx context.Context) (map[string]Server, error)
+	// Tagged gives the ids of the instances that anything of ours carries the tag
+	// of, whatever it is and whether or not there is such an instance, in a few
+	// calls. A list may be behind.
+	Tagged(ctx context.Context) ([]string, error)
 	// Evidence gives what the server last wrote on its console, for a cause
 	// that people can read; at most 4 KiB.
 	Evidence(ctx context.Context, o Owner) (string, error)

@@ -134,6 +134,10 @@ func (c *observed) Servers(ctx context.Context) (map[string]Server, error) {
 	return through(c, "servers", func() (map[string]Server, error) { return c.cloud.Servers(ctx) })
 }
 
+func (c *observed) Tagged(ctx context.Context) ([]string, error) {
+	return through(c, "tagged", func() ([]string, error) { return c.cloud.Tagged(ctx) })
+}
+
 func (c *observed) Evidence(ctx context.Context, o Owner) (string, error) {
 	return through(c, "evidence", func() (string, error) { return c.cloud.Evidence(ctx, o) })
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/trove"
@@ -39,6 +40,37 @@ func (s *Store) StuckInstances(ctx context.Context, grace time.Duration) (stuck 
 		})
 	})
 	return stuck, err
+}
+
+// deletedBatch is how many ids one query of Deleted asks about.
+const deletedBatch = 100
+
+// Deleted gives those of ids that are instances deleted longer ago than grace, and
+// that nothing works on. Ids that nobody knows are not among them.
+func (s *Store) Deleted(ctx context.Context, ids []string, grace time.Duration) (deleted []string, err error) {
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		for batch := range slices.Chunk(ids, deletedBatch) {
+			args := []any{true, s.now().Add(-grace)}
+			for n := range deletedBatch { // always as many: the statement is kept
+				id := ""
+				if n < len(batch) {
+					id = batch[n]
+				}
+				args = append(args, id)
+			}
+			if err := c.each(ctx, "SELECT i.id FROM instances i WHERE i.deleted = ? AND i.deleted_at < ? AND i.id IN ("+marks(deletedBatch)+
+				") AND "+noWork+" ORDER BY i.id", args, func(r *sql.Rows) error {
+				var id string
+				err := r.Scan(&id)
+				deleted = append(deleted, id)
+				return err
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return deleted, err
 }
 
 // Unstick ends the task of an instance with a fault, if it still is in that

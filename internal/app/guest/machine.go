@@ -29,7 +29,7 @@ import (
 // of the image are in a file of the image, which comes before the others.
 type machineOptions struct {
 	Volume     string        `conf:"gotrove.volume" default:"directory" help:"What data_dir is: directory, or attached, which is the file system of the volume that the cloud attached."`
-	VolumeID   string        `conf:"gotrove.volume_id" help:"The attached volume's id; if empty, it is the only disk that nothing else is on."`
+	VolumeID   string        `conf:"gotrove.volume_id" help:"The attached volume's id; if empty, it is the only disk that nothing else is on, and must be empty or made by an agent."`
 	Probe      bool          `conf:"gotrove.probe" default:"false" help:"The machine is there to try the way to the bus, as that of trove-manage doctor --guest: the agent serves nobody."`
 	VolumeWait time.Duration `conf:"gotrove.volume_wait" default:"60" help:"How long the attached volume may take to appear."`
 }

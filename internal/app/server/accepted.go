@@ -32,7 +32,7 @@ var accepted = []struct{ group, names, reason string }{
 	{"DEFAULT", "volume_rootdisk_size", "servers boot from the disk of their flavor"},
 	{"DEFAULT", "block_device_mapping", "a guest finds its volume by the volume's id"},
 	{"DEFAULT", "verify_replica_volume_size", "this release makes no replicas"},
-	{"DEFAULT", "volume_time_out server_delete_time_out reboot_time_out resize_time_out revert_time_out", "what is asked of the cloud is waited for until its operation's deadline; a deletion never gives up"},
+	{"DEFAULT", "volume_time_out server_delete_time_out reboot_time_out", "what is asked of the cloud is waited for until its operation's deadline; a deletion never gives up"},
 	{"DEFAULT", "glance_client_version cinder_client_version", "Glance's API is v2, Cinder's is v3"},
 	{"DEFAULT", "ip_regex black_list_regex", "of an instance's addresses users see those on their own network"},
 	{"DEFAULT", "trove_url trove_service_type trove_endpoint_type barbican_url barbican_service_type barbican_endpoint_type", "these services are not asked"},

@@ -63,6 +63,8 @@ type Config struct {
 	AgentCallHigh   time.Duration `conf:"DEFAULT.agent_call_high_timeout" default:"180"`
 	HeartbeatExpiry time.Duration `conf:"DEFAULT.agent_heartbeat_expiry" default:"90"`
 	UsageTimeout    time.Duration `conf:"DEFAULT.usage_timeout" default:"1800"`
+	ResizeTimeout   time.Duration `conf:"DEFAULT.resize_time_out" default:"900"`
+	RevertTimeout   time.Duration `conf:"DEFAULT.revert_time_out" default:"600"`
 
 	DefaultDatastore string `conf:"DEFAULT.default_datastore" default:""`
 	MaxVolumeSize    int    `conf:"DEFAULT.max_accepted_volume_size" default:"10"`

@@ -37,6 +37,8 @@ func help() map[string]string {
 		"DEFAULT.agent_call_high_timeout":              "How long an agent may take to answer a long call.",
 		"DEFAULT.agent_heartbeat_expiry":               "After this time without a word an agent counts as gone.",
 		"DEFAULT.usage_timeout":                        "How long an engine may take to come up in a create.",
+		"DEFAULT.resize_time_out":                      "How long the cloud may take to resize a server to another flavor.",
+		"DEFAULT.revert_time_out":                      "How long it may take to bring the server back where a resize fails.",
 		"DEFAULT.default_datastore":                    "Name or id of the datastore of a create that names none; without it such a create is refused.",
 		"DEFAULT.max_accepted_volume_size":             "Largest volume, GiB.",
 		"DEFAULT.max_instances_per_tenant":             "Quota of instances of a project without one of its own; -1 is no limit.",

@@ -142,9 +142,10 @@ func (p *process) startConductor(senders conductor.Senders) {
 // of whoever held some, for a process that knows to be the only one.
 func (p *process) startWork(ctx context.Context, c cloud.Cloud, bus flow.Bus, o flow.Options, takeOver bool) (*work.Engine, error) {
 	o.UsageTimeout, o.ControlExchange, o.ConductorQueue, o.Clock, o.Log = p.c.UsageTimeout, p.c.ControlExchange, p.c.Conductors, p.clock, p.log
+	o.ResizeWait, o.RevertWait = p.c.ResizeTimeout, p.c.RevertTimeout
 	o.Keys, o.DefaultCIDRs = p.keys, []string{p.c.DefaultCIDR}
 	flows := flow.New(p.store, p.watchedCloud(c), p.guests, p.caller, bus, o)
-	engine, err := work.New(p.store, work.Options{Observer: p.metrics, Log: p.log}, flows.All()...)
+	engine, err := work.New(p.store, work.Options{Undo: max(10*time.Minute, o.RevertWait+time.Minute), Observer: p.metrics, Log: p.log}, flows.All()...)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +174,8 @@ func (p *process) startTaskManager(engine *work.Engine, c cloud.Cloud) {
 	if !p.c.Mixed {
 		// What a task manager of the original works on has no row of ours: it
 		// would seem lost.
-		tasks = append(tasks, taskmanager.NewSweeper(p.store, engine, waiting, 0, p.log).Run)
+		tasks = append(tasks, taskmanager.NewSweeper(p.store, engine, waiting, 0, p.log).Run,
+			taskmanager.NewLeftovers(p.store, p.watchedCloud(c), p.metrics.LeftoverRemoved, p.log).Run)
 	}
 	// Of all task managers one does these.
 	l := lease.New(p.store, "taskmanager", p.log)

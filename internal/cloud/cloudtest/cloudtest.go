@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -301,7 +302,30 @@ func deleteAnywhere(t *testing.T, ctx context.Context, h Harness) {
 		if _, _, err := h.build(ctx, o, upTo); err != nil {
 			t.Fatalf("up to step %d: %v", upTo, err)
 		}
+		if upTo > stepPorts {
+			h.mustBeTagged(t, ctx, o, true)
+		}
 		h.mustDestroy(t, ctx, o)
+		h.mustBeTagged(t, ctx, o, false)
+	}
+}
+
+// mustBeTagged waits until something carries an instance's tag, or nothing does.
+func (h Harness) mustBeTagged(t *testing.T, ctx context.Context, o cloud.Owner, want bool) {
+	t.Helper()
+	for {
+		ids, err := h.Cloud.Tagged(ctx)
+		if err != nil {
+			t.Fatalf("Tagged: %v", err)
+		}
+		if slices.Contains(ids, o.InstanceID) == want {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("Tagged gives %q; %s should be there: %t", ids, o.InstanceID, want)
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 }
 

@@ -104,6 +104,10 @@ func (p persistent) Server(ctx context.Context, o cloud.Owner) (cloud.Server, er
 	return again1(ctx, func() (cloud.Server, error) { return p.Cloud.Server(ctx, o) })
 }
 
+func (p persistent) Tagged(ctx context.Context) ([]string, error) {
+	return again1(ctx, func() ([]string, error) { return p.Cloud.Tagged(ctx) })
+}
+
 func (p persistent) Servers(ctx context.Context) (map[string]cloud.Server, error) {
 	return again1(ctx, func() (map[string]cloud.Server, error) { return p.Cloud.Servers(ctx) })
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/security/groups"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/ports"
 
+	"github.com/gotrove/gotrove/internal/cloud"
 	"github.com/gotrove/gotrove/internal/trove"
 )
 
@@ -244,8 +245,9 @@ func (v *Survey) networkQuotas(ctx context.Context) ([]Quota, error) {
 // id, with the time at which the oldest of it was made.
 func (v *Survey) Throwaways(ctx context.Context, prefix string) (map[string]time.Time, error) {
 	out := map[string]time.Time{}
-	note := func(id string, made time.Time) {
-		if !strings.HasPrefix(id, prefix) {
+	note := func(name, ours string, made time.Time) {
+		id, ok := strings.CutPrefix(name, ours)
+		if !ok || !strings.HasPrefix(id, prefix) {
 			return
 		}
 		if was, ok := out[id]; !ok || made.Before(was) {
@@ -257,7 +259,7 @@ func (v *Survey) Throwaways(ctx context.Context, prefix string) (map[string]time
 		return nil, err
 	}
 	for _, r := range all {
-		note(r.instance(), r.Created)
+		note(r.instance(), "", r.Created)
 	}
 	pages, err := ports.List(v.s.network, query{"project_id": {v.s.project}, "fields": {"id", "name", "created_at"}}).AllPages(ctx)
 	if err != nil {
@@ -268,7 +270,7 @@ func (v *Survey) Throwaways(ctx context.Context, prefix string) (map[string]time
 		return nil, failed(ctx, err, "list ports")
 	}
 	for _, p := range found {
-		note(strings.TrimPrefix(p.Name, "trove-"), p.CreatedAt)
+		note(p.Name, resourceName(cloud.Owner{}), p.CreatedAt)
 	}
 	pages, err = groups.List(v.s.network, groups.ListOpts{ProjectID: v.s.project}).AllPages(ctx)
 	if err != nil {
@@ -279,7 +281,7 @@ func (v *Survey) Throwaways(ctx context.Context, prefix string) (map[string]time
 		return nil, failed(ctx, err, "list security groups")
 	}
 	for _, g := range of {
-		note(strings.TrimPrefix(g.Name, v.c.o.GroupPrefix+"-"), g.CreatedAt)
+		note(g.Name, v.c.groupName(cloud.Owner{}), g.CreatedAt)
 	}
 	return out, nil
 }

@@ -62,6 +62,7 @@ func Run(t *testing.T, open Open) {
 		{"leases by name", testLeases},
 		{"outbox expiry", testOutboxExpiry},
 		{"outbox rejected", testReject},
+		{"deleted instances", testDeleted},
 		{"outbox hints", testOutboxHints},
 		{"credentials of guests", testCredentials},
 		{"cancelled context", testCancelled},

@@ -28,9 +28,11 @@ type cloudFaults struct {
 	// reverted is the flavor that an operator gives the server instead of waiting
 	// for the confirmation.
 	reverted string
-	offline  bool
-	refused  bool
-	volume   string // why the volume fails when it is to grow
+	// slow never ends a resize, nor a way back.
+	slow    bool
+	offline bool
+	refused bool
+	volume  string // why the volume fails when it is to grow
 }
 
 type fakeCloud struct {
@@ -57,6 +59,7 @@ func (c fakeCloud) Flavor(_ context.Context, id string) (trove.Flavor, error) {
 	}
 	return trove.Flavor{ID: id, RAM: ram}, c.g.Alive()
 }
+func (c fakeCloud) Tagged(context.Context) ([]string, error)     { return nil, c.g.Alive() }
 func (c fakeCloud) CheckNICs(context.Context, []trove.NIC) error { return nil }
 
 func (c fakeCloud) EnsureSecurityGroup(_ context.Context, o cloud.Owner, rules []cloud.Rule) error {
@@ -146,6 +149,9 @@ func (c fakeCloud) Server(_ context.Context, o cloud.Owner) (cloud.Server, error
 	if m.resize != "" && s.Status == trove.ServerActive {
 		s.Status = m.resize
 	}
+	if c.w.slow {
+		return s, nil
+	}
 	switch m.resize {
 	case trove.ServerResize:
 		if m.resize = trove.ServerVerifyResize; c.w.noFlavor {
@@ -195,6 +201,9 @@ func (c fakeCloud) ConfirmResize(_ context.Context, o cloud.Owner) (done bool, e
 func (c fakeCloud) RevertResize(_ context.Context, o cloud.Owner) (done bool, err error) {
 	err = c.call("RevertResize", func() error {
 		m := c.w.machine(o.InstanceID)
+		if c.w.slow {
+			return nil
+		}
 		switch m.resize {
 		case "":
 			done = true

@@ -113,7 +113,9 @@ type Options struct {
 	UsageTimeout   time.Duration // until a created instance must serve; 30 min
 	RestartTimeout time.Duration // until a restart is given up; 10 min
 	RotateTimeout  time.Duration // until a rotation of credentials is given up; 10 min
-	ResizeTimeout  time.Duration // until a resize is given up and taken back; 30 min
+	ResizeTimeout  time.Duration // until a resize is given up and taken back; 30 min, and more than ResizeWait
+	ResizeWait     time.Duration // until the cloud must have a server resized; 15 min
+	RevertWait     time.Duration // until it must have it reverted; 10 min
 	AccessTimeout  time.Duration // until a change of access is given up; 10 min
 	StopTimeout    time.Duration // how long a deletion waits for a clean stop; 15 s
 	PollInterval   time.Duration // how often what tells nothing itself is looked at; 2 s
@@ -139,11 +141,14 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	for d, v := range map[*time.Duration]time.Duration{&o.UsageTimeout: 30 * time.Minute, &o.RestartTimeout: 10 * time.Minute,
-		&o.RotateTimeout: 10 * time.Minute, &o.ResizeTimeout: 30 * time.Minute, &o.AccessTimeout: 10 * time.Minute,
+		&o.RotateTimeout: 10 * time.Minute, &o.ResizeWait: 15 * time.Minute, &o.RevertWait: 10 * time.Minute, &o.AccessTimeout: 10 * time.Minute,
 		&o.StopTimeout: 15 * time.Second, &o.PollInterval: 2 * time.Second, &o.CauseGrace: 3 * time.Second, &o.Recast: 20 * time.Second} {
 		if *d <= 0 {
 			*d = v
 		}
+	}
+	if o.ResizeTimeout <= 0 {
+		o.ResizeTimeout = max(30*time.Minute, o.ResizeWait+15*time.Minute)
 	}
 	if len(o.DefaultCIDRs) == 0 {
 		o.DefaultCIDRs = []string{"0.0.0.0/0"}

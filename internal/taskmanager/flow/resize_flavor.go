@@ -2,6 +2,7 @@ package flow
 
 import (
 	"context"
+	"time"
 
 	"github.com/gotrove/gotrove/internal/cloud"
 	"github.com/gotrove/gotrove/internal/rpcapi"
@@ -16,6 +17,10 @@ import (
 type ResizeFlavor struct {
 	Request taskmanager.ResizeFlavor `json:"request"`
 	Details string                   `json:"details,omitempty"`
+	// Awaited and Reverting are when the cloud was first looked at for the resized
+	// server, and when it was first asked to take it back.
+	Awaited   time.Time `json:"awaited,omitzero"`
+	Reverting time.Time `json:"reverting,omitzero"`
 }
 
 type flavorRun = work.Run[ResizeFlavor]
@@ -113,6 +118,13 @@ func (f *Flows) flavorAwait(ctx context.Context, r *flavorRun) work.Outcome {
 			return work.Fail(err)
 		}
 	}
+	now := r.Now()
+	if r.State.Awaited.IsZero() {
+		r.State.Awaited = now
+	}
+	if now.Sub(r.State.Awaited) >= f.opts.ResizeWait {
+		return f.flavorServerFailed(ctx, inst, "it was still "+server.Status+" after "+f.opts.ResizeWait.String()+" ([DEFAULT] resize_time_out)", r)
+	}
 	return work.Nap(f.opts.PollInterval)
 }
 
@@ -209,10 +221,21 @@ func (f *Flows) flavorRevert(ctx context.Context, r *flavorRun) work.Outcome {
 	if err != nil {
 		return work.Retry(err)
 	}
+	if r.State.Reverting.IsZero() {
+		r.State.Reverting = r.Now()
+	}
 	done, err := f.cloud.RevertResize(ctx, ownerOf(inst))
 	if trove.IsKind(err, trove.KindConflict) || trove.IsKind(err, trove.KindNotFound) {
 		// Asking again would not help.
 		r.State.Details = "The server cannot be brought back: " + err.Error() + "\n\n" + r.State.Details
+		return work.Next()
+	}
+	if (err != nil || !done) && r.Now().Sub(r.State.Reverting) >= f.opts.RevertWait {
+		why := "the cloud does not say why"
+		if err != nil {
+			why = err.Error()
+		}
+		r.State.Details = "The server was not brought back within " + f.opts.RevertWait.String() + " ([DEFAULT] revert_time_out): " + why + "\n\n" + r.State.Details
 		return work.Next()
 	}
 	return f.gone(done, err)

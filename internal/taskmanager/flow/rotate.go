@@ -36,6 +36,8 @@ type Rotation struct {
 	Casts    int       `json:"casts,omitempty"`
 	LastCast time.Time `json:"last_cast,omitzero"`
 	LastBy   string    `json:"last_by,omitempty"`
+	// Taken: the agent was at its queue, and the message was not in it any more.
+	Taken bool `json:"taken,omitempty"`
 }
 
 // Rotate is the state of KindRotate.
@@ -112,10 +114,22 @@ func (f *Flows) replaceCredentials(ctx context.Context, workID, id string, now t
 		}
 	}
 	// At once after a restart of the control plane, whose broker may have
-	// forgotten the message; then with growing pauses.
+	// forgotten the message; then, unless it is still there, with growing pauses.
 	pause := f.opts.Recast << min(max(r.Casts-1, 0), 5)
-	if r.LastBy == f.process && now.Sub(r.LastCast) < pause {
-		return work.Nap(f.opts.PollInterval)
+	if r.LastBy == f.process {
+		if now.Sub(r.LastCast) < pause {
+			return work.Nap(f.opts.PollInterval)
+		}
+		seen, err := f.bus.Seen(ctx, id, c.Last())
+		if err != nil {
+			return work.Fail(err)
+		}
+		// An agent on a slow server needs minutes to come, and then its time: a message
+		// that waits for it, or that it has only just taken, is not said again.
+		if seen.Waiting > 0 || seen.Consumers > 0 && !r.Taken {
+			r.LastCast, r.Taken = now, seen.Waiting == 0
+			return work.Nap(f.opts.PollInterval)
+		}
 	}
 	login, password, err := f.bus.EnsureLogin(ctx, id, c.Pending)
 	if err != nil {

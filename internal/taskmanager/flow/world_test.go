@@ -269,6 +269,7 @@ func (b fakeBus) RemoveGuest(_ context.Context, id string, last int) error {
 func (b fakeBus) Seen(context.Context, string, int) (guest.Presence, error) {
 	b.w.mu.Lock()
 	defer b.w.mu.Unlock()
+	b.w.calls = append(b.w.calls, "Seen")
 	return b.w.presence, b.g.Alive()
 }
 

@@ -51,6 +51,7 @@ type Metrics struct {
 	http       *prometheus.CounterVec
 	httpTook   *prometheus.HistogramVec
 	denied     *prometheus.CounterVec
+	leftovers  *prometheus.CounterVec
 	cloud      *prometheus.HistogramVec
 
 	methods names // of remote procedures
@@ -76,6 +77,7 @@ func New(role, version string) *Metrics {
 	m.http = m.counter("http_requests_total", "HTTP requests by route, method and status.", "route", "method", "code")
 	m.httpTook = m.histogram("http_request_seconds", "Time of HTTP requests, event streams excepted.", httpBuckets, "route", "method")
 	m.denied = m.counter("policy_denials_total", "Requests that the policy refused, by rule.", "rule")
+	m.leftovers = m.counter("leftovers_removed_total", "Deleted instances of which something was still in the cloud, and was removed.")
 	m.cloud = m.histogram("cloud_call_seconds", "Time of calls to the cloud, by operation and outcome.", rpcBuckets, "operation", "outcome")
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info",
 		Help: "1, with the version of the program.", ConstLabels: prometheus.Labels{"version": version, "role": role, "go": runtime.Version()}})
@@ -193,6 +195,14 @@ func (m *Metrics) HTTPAnswered(route, method string, code int, took time.Duratio
 func (m *Metrics) PolicyDenied(rule string) {
 	if m != nil {
 		m.denied.WithLabelValues(rule).Inc()
+	}
+}
+
+// LeftoverRemoved counts a deleted instance of which something had been left in the
+// cloud.
+func (m *Metrics) LeftoverRemoved() {
+	if m != nil {
+		m.leftovers.WithLabelValues().Inc()
 	}
 }
 
