@@ -66,7 +66,11 @@ func (l *Lease) Run(ctx context.Context, tasks ...func(context.Context) error) e
 	for ctx.Err() == nil {
 		asked := time.Now()
 		held, err := l.claim(ctx)
-		if err != nil && ctx.Err() == nil && !away {
+		if err != nil && ctx.Err() != nil {
+			l.release(ctx) // given up half-way, the claim may count all the same
+			break
+		}
+		if err != nil && !away {
 			l.log.WarnContext(ctx, "nobody may know who holds a lease: the store does not answer", "error", err)
 		}
 		away = err != nil

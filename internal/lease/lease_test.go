@@ -191,3 +191,36 @@ func TestFailureOfATask(t *testing.T) {
 		})
 	}
 }
+
+// granting is a store that is told to stop while it commits a claim, like a driver
+// that then gives up a COMMIT which the server has carried out.
+type granting struct {
+	*table
+	stop context.CancelFunc
+}
+
+func (g granting) ClaimLease(ctx context.Context, name, owner string, ttl time.Duration) (bool, error) {
+	if _, err := g.table.ClaimLease(ctx, name, owner, ttl); err != nil {
+		return false, err
+	}
+	g.stop()
+	return false, ctx.Err()
+}
+
+// What was claimed in the moment of the stop is given back.
+func TestStopWhileItIsClaimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		s := granting{&table{}, stop}
+		err := New(s, "l", slog.New(slog.DiscardHandler)).Run(ctx, func(context.Context) error {
+			t.Error("the task ran")
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if held, err := s.table.ClaimLease(t.Context(), "l", "another", time.Second); !held || err != nil {
+			t.Errorf("another process gets it: %t, %v", held, err)
+		}
+	})
+}
