@@ -21,6 +21,15 @@ type Backlog struct {
 	SilentLongest time.Duration
 }
 
+// UnfinishedWork is how many pieces of work wait or are under way.
+func (s *Store) UnfinishedWork(ctx context.Context) (n int, err error) {
+	err = s.read(ctx, func(ctx context.Context, c session) error {
+		_, err := c.one(ctx, "SELECT COUNT(*) FROM work w WHERE "+unfinished, nil, &n)
+		return err
+	})
+	return n, err
+}
+
 // Backlog costs four statements, none of which reads what is finished or
 // deleted. An agent is silent that has not reported for longer than expiry.
 func (s *Store) Backlog(ctx context.Context, expiry time.Duration) (b Backlog, err error) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -146,6 +147,7 @@ func makeTemplate(ctx context.Context, args []string, out, errs io.Writer) error
 	flags.StringVar(&s.Version, "engine-version", "", "version of the engine (default: the newest here)")
 	tools := toolFlags(flags)
 	ready := flags.Int("ready", -1, "how many copies to have ready (default: those there are)")
+	most := flags.Int("most", math.MaxInt, "how many of them to make at most")
 	if err := flags.Parse(args); err != nil || s.TemplateDir == "" || flags.NArg() > 0 {
 		return errors.Join(errUsage, err)
 	}
@@ -164,7 +166,7 @@ func makeTemplate(ctx context.Context, args []string, out, errs io.Writer) error
 		_, err = fmt.Fprintln(out, path)
 		return err
 	}
-	if err := template.Stock(ctx, path, *ready, roomBesideReady); err != nil {
+	if err := template.Stock(ctx, path, *ready, *most, roomBesideReady); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintln(out, template.ReadyDir(path))

@@ -95,7 +95,13 @@ func (p *process) newMachine(ctx context.Context) (*machine, error) {
 	return &machine{c, templateCommands(engines, agent, p.c.path(templatesName), u)}, registerEngines(ctx, p.store, engines, p.log)
 }
 
+// busy reports whether much is being done to instances.
+func (p *process) busy(ctx context.Context) bool {
+	n, err := p.store.UnfinishedWork(ctx)
+	return err == nil && n > fewBusy
+}
+
 // startTemplates keeps the templates and copies of them, in the background.
 func (p *process) startTemplates(m *machine) {
-	p.group.Go(lifecycle.Task{Name: "templates", Run: func(ctx context.Context) error { return keepTemplates(ctx, m.templates, p.c.Ready, p.log) }, Finite: true})
+	p.group.Go(lifecycle.Task{Name: "templates", Run: func(ctx context.Context) error { return keepTemplates(ctx, m.templates, p.c.Ready, p.busy, p.log) }, Finite: true})
 }

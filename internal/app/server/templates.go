@@ -31,7 +31,8 @@ const (
 )
 
 // templateCommand is the command that builds a template, or, unless ready is
-// negative, has as many copies of it ready. Its output is where they are.
+// negative, makes one copy of it more if fewer are ready. Its output is where
+// they are.
 type templateCommand func(ctx context.Context, ready int) *exec.Cmd
 
 // templateCommands are the commands for each engine's newest version, which is
@@ -53,7 +54,7 @@ func templateCommands(engines []found, agent, dir string, u *local.User) []templ
 			args := []string{"template", "--manager", e.Manager, "--engine-version", e.Version, "--template-dir", dir}
 			args = append(args, e.TemplateArgs...)
 			if ready >= 0 {
-				args = append(args, "--ready", strconv.Itoa(ready))
+				args = append(args, "--ready", strconv.Itoa(ready), "--most", "1")
 			}
 			return agentCommand(ctx, u, agent, args...)
 		})
@@ -62,10 +63,11 @@ func templateCommands(engines []found, agent, dir string, u *local.User) []templ
 }
 
 // keepTemplates builds what is missing, one after the other, so that the first
-// instance need not wait for it, and then keeps ready copies until ctx ends.
+// instance need not wait for it, and then keeps ready copies until ctx ends, made
+// when the machine is not busy.
 // Nothing depends on it: an agent that finds no template builds it, and waits if
 // it is being built here; one that finds no ready copy makes its own.
-func keepTemplates(ctx context.Context, commands []templateCommand, ready int, log *slog.Logger) error {
+func keepTemplates(ctx context.Context, commands []templateCommand, ready int, busy func(context.Context) bool, log *slog.Logger) error {
 	for _, command := range commands {
 		if _, err := runTemplate(ctx, command, -1); err != nil && ctx.Err() == nil {
 			log.WarnContext(ctx, "a template was not built: the first instance of its engine builds it", "error", err)
@@ -73,7 +75,7 @@ func keepTemplates(ctx context.Context, commands []templateCommand, ready int, l
 	}
 	var shelves []*shelf
 	for _, command := range commands {
-		shelves = append(shelves, &shelf{want: ready, refill: func(ctx context.Context) (string, error) { return runTemplate(ctx, command, ready) }})
+		shelves = append(shelves, &shelf{want: ready, busy: busy, refill: func(ctx context.Context) (string, error) { return runTemplate(ctx, command, ready) }})
 	}
 	tick := time.NewTicker(lookAtReady)
 	defer tick.Stop()
@@ -130,10 +132,9 @@ func runTemplate(ctx context.Context, command templateCommand, ready int) (strin
 const (
 	// lookAtReady is how often ready copies are counted.
 	lookAtReady = 500 * time.Millisecond
-	// More than fewTaken at once are a burst, which has the machine for itself
-	// for burstLength.
-	fewTaken    = 2
-	burstLength = 5 * time.Second
+	// More pieces of work than fewBusy that are under way are a burst, which has
+	// the machine for itself.
+	fewBusy = 2
 	// stockAgain is the time between tries to have more ready than there is room
 	// for, or after a failure.
 	stockAgain = time.Minute
@@ -145,50 +146,48 @@ const (
 // shelf holds the ready copies of one template.
 type shelf struct {
 	want   int
-	refill func(context.Context) (dir string, err error)
+	refill func(context.Context) (dir string, err error) // by one
+	busy   func(context.Context) bool
 
 	dir   string // empty: not known yet
-	last  int    // how many there were
 	pause time.Time
 }
 
-// look counts what is there and has what was taken made again.
+// look counts what is there and has what was taken made again, one after the
+// other: nothing of it is under way for long when a burst begins.
 func (s *shelf) look(ctx context.Context, now time.Time) error {
-	n := 0
-	if s.dir != "" {
-		n = countReady(s.dir)
-		if s.last-n > fewTaken {
-			s.pause = now.Add(burstLength)
+	for !now.Before(s.pause) && ctx.Err() == nil {
+		var before []string
+		if s.dir != "" {
+			before = readyIn(s.dir)
+			free, err := durable.FreeSpace(s.dir)
+			if len(before) >= s.want && (err != nil || free >= scarceRoom) {
+				return nil
+			}
+			if s.busy(ctx) {
+				return nil
+			}
 		}
-		s.last = n
-		free, err := durable.FreeSpace(s.dir)
-		if n >= s.want && (err != nil || free >= scarceRoom) {
-			return nil
+		dir, err := s.refill(ctx)
+		if err != nil {
+			s.pause = now.Add(stockAgain)
+			return err
 		}
-	}
-	if now.Before(s.pause) {
-		return nil
-	}
-	dir, err := s.refill(ctx)
-	if err != nil {
-		s.pause = now.Add(stockAgain)
-		return err
-	}
-	s.dir, s.last = dir, countReady(dir)
-	if s.last < s.want-fewTaken { // but for those taken meanwhile
-		s.pause = now.Add(stockAgain)
+		s.dir = dir
+		if !slices.ContainsFunc(readyIn(dir), func(name string) bool { return !slices.Contains(before, name) }) {
+			s.pause = now.Add(stockAgain) // there is no room for more
+		}
 	}
 	return nil
 }
 
-// countReady counts those that are whole: the others' names begin with a dot.
-func countReady(dir string) int {
+// readyIn gives the names of those that are whole: the others' begin with a dot.
+func readyIn(dir string) (names []string) {
 	entries, _ := os.ReadDir(dir)
-	n := 0
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), ".") {
-			n++
+			names = append(names, e.Name())
 		}
 	}
-	return n
+	return names
 }

@@ -24,7 +24,7 @@ func TestTemplateCommands(t *testing.T) {
 			t.Errorf("it runs as %d:%d", c.Uid, c.Gid)
 		}
 	}
-	if want := []string{"mariadb 10.11.19 --ready 3", "postgresql 15.20 --ready 3"}; !slices.Equal(got, want) {
+	if want := []string{"mariadb 10.11.19 --ready 3 --most 1", "postgresql 15.20 --ready 3 --most 1"}; !slices.Equal(got, want) {
 		t.Errorf("templates of %q, not %q", got, want)
 	}
 }
@@ -48,31 +48,27 @@ func TestRemoveReady(t *testing.T) {
 	}
 }
 
-// TestShelf: what is taken is made again, but not while a burst lasts, nor again
-// and again where there is no room.
+// TestShelf: what is taken is made again, but not while much is being done, nor
+// again and again where there is no room.
 func TestShelf(t *testing.T) {
 	dir := t.TempDir()
-	room, fills := 10, 0
-	have := func(n int) {
+	room, fills, made, busy := 10, 0, 0, false
+	take := func(leave int) {
 		t.Helper()
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range entries {
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for i := range n {
-			if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), nil, 0o600); err != nil {
+		for _, name := range readyIn(dir)[leave:] {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	s := &shelf{want: 10, refill: func(context.Context) (string, error) {
+	s := &shelf{want: 10, busy: func(context.Context) bool { return busy }, refill: func(context.Context) (string, error) {
 		fills++
-		have(room)
+		if len(readyIn(dir)) < room {
+			made++
+			if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(made)), nil, 0o600); err != nil {
+				t.Error(err)
+			}
+		}
 		return dir, nil
 	}}
 	now := time.Now()
@@ -80,22 +76,23 @@ func TestShelf(t *testing.T) {
 		why   string
 		after time.Duration
 		room  int
-		have  int // -1: as it is
+		busy  bool
+		leave int // -1: nothing is taken
 		fills int
 	}{
-		{"the first time", 0, 10, -1, 1},
-		{"nothing was taken", time.Second, 10, -1, 1},
-		{"one was taken", time.Second, 10, 9, 2},
-		{"a burst", time.Second, 10, 2, 2},
-		{"its end", time.Second, 10, 0, 2},
-		{"after it", burstLength, 10, -1, 3},
-		{"no room", time.Second, 1, 9, 4},
-		{"still none", time.Second, 10, -1, 4},
-		{"room again", stockAgain, 10, -1, 5},
+		{"the first time", 0, 10, false, -1, 10},
+		{"nothing was taken", time.Second, 10, false, -1, 10},
+		{"one was taken", time.Second, 10, false, 9, 11},
+		{"a burst", time.Second, 10, true, 2, 11},
+		{"its end", time.Second, 10, true, 0, 11},
+		{"after it", time.Second, 10, false, -1, 21},
+		{"no room", time.Second, 9, false, 9, 22},
+		{"still none", time.Second, 10, false, -1, 22},
+		{"room again", stockAgain, 10, false, -1, 23},
 	} {
-		now, room = now.Add(step.after), step.room
-		if step.have >= 0 {
-			have(step.have)
+		now, room, busy = now.Add(step.after), step.room, step.busy
+		if step.leave >= 0 {
+			take(step.leave)
 		}
 		if err := s.look(t.Context(), now); err != nil {
 			t.Fatal(err)

@@ -40,6 +40,9 @@ func testBacklog(t *testing.T, f *fixture) {
 		b.WorkOverdue <= 0 || b.Live != 1 || b.Silent != 0 || b.SilentLongest > time.Minute {
 		t.Errorf("%+v", b)
 	}
+	if n, err := f.UnfinishedWork(ctx); err != nil || n != 2 {
+		t.Errorf("%d pieces of work are unfinished, %v, not 2", n, err)
+	}
 	// As if it had been silent since before it was made.
 	if b, err = f.Backlog(ctx, -time.Hour); err != nil || b.Silent != 1 {
 		t.Errorf("silent: %+v, %v", b, err)

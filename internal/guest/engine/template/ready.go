@@ -25,12 +25,12 @@ const readySuffix = ".ready"
 // ReadyDir is where a template's ready copies are.
 func ReadyDir(template string) string { return template + readySuffix }
 
-// Stock makes copies of the template until want are ready, and removes what is
-// half-made. It makes none that would leave fewer than room bytes free to
+// Stock makes copies of the template until want are ready, at most most of them,
+// and removes what is half-made. It makes none that would leave fewer than room bytes free to
 // others; where less than half of that is free, it removes those there are.
 // Those of the engine's other templates go: a template's name begins with its
 // engine's and a hyphen. Of any number of processes one does so at a time.
-func Stock(ctx context.Context, template string, want int, room uint64) error {
+func Stock(ctx context.Context, template string, want, most int, room uint64) error {
 	if made, err := Made(template); err != nil || !made {
 		return errors.Join(err, fmt.Errorf("template %s is not whole", template))
 	}
@@ -64,7 +64,7 @@ func Stock(ctx context.Context, template string, want int, room uint64) error {
 	}
 	ready, err := keep(dir, want)
 	if err == nil && ready < want {
-		err = stock(ctx, template, dir, want-ready, room)
+		err = stock(ctx, template, dir, min(want-ready, most), room)
 	}
 	return Explain(err, dir)
 }

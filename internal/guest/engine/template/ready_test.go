@@ -54,7 +54,7 @@ func allocated(t *testing.T, path string) int64 {
 func TestReadyIsTaken(t *testing.T) {
 	t.Parallel()
 	root, path := readyTemplate(t)
-	if err := template.Stock(t.Context(), path, 2, 0); err != nil {
+	if err := template.Stock(t.Context(), path, 2, 2, 0); err != nil {
 		t.Fatal(err)
 	}
 	if whole, half := ready(t, path); len(whole) != 2 || half != nil {
@@ -120,9 +120,10 @@ func both(whole, _ []string) []string { return whole }
 func TestStock(t *testing.T) {
 	t.Parallel()
 	root, path := readyTemplate(t)
+	most := 10
 	stock := func(want int, room uint64) {
 		t.Helper()
-		if err := template.Stock(t.Context(), path, want, room); err != nil {
+		if err := template.Stock(t.Context(), path, want, most, room); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -152,6 +153,10 @@ func TestStock(t *testing.T) {
 	if _, err := os.Stat(others); err != nil {
 		t.Errorf("those of another engine: %v", err)
 	}
+	most = 2
+	stock(7, 0)
+	count(6, "two more at most")
+	most = 10
 	stock(1, 0)
 	count(1, "fewer are wanted")
 	var fs syscall.Statfs_t
@@ -165,7 +170,7 @@ func TestStock(t *testing.T) {
 	count(0, "hardly any room")
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := template.Stock(cancelled, path, 2, 0); err == nil {
+	if err := template.Stock(cancelled, path, 2, 2, 0); err == nil {
 		t.Error("it was told to stop and went on")
 	}
 	count(0, "told to stop")
