@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -50,6 +51,10 @@ func TestMain(m *testing.M) {
 		code := Main(ctx, "test", os.Args[1:], os.Stdout, os.Stderr)
 		stop()
 		os.Exit(code)
+	}
+	flag.Parse()
+	if *update {
+		os.Exit(m.Run()) // an unprivileged user could not write the golden files
 	}
 	os.Exit(enginetest.Main(m))
 }

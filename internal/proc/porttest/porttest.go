@@ -1,7 +1,7 @@
 // Package porttest gives the servers of tests TCP ports that stay theirs: also
 // while a server is stopped and will be started again on the same port. The
 // kernel gives none of them to a connection, and a lock keeps the other test
-// processes of this user away. It is for tests only.
+// processes of this machine away. It is for tests only.
 package porttest
 
 import (
@@ -70,11 +70,9 @@ func kernelRange() (first, last int, err error) {
 // lock takes a port's byte of a file, until the process ends or unlock; unlock is
 // nil if another has it.
 func lock(port int) (unlock func(), err error) {
-	path := filepath.Join(os.TempDir(), "gotrove-test-ports-"+strconv.Itoa(os.Getuid()))
-	// No os.File: that would be closed, and the lock gone, when it is not in use.
-	fd, err := syscall.Open(path, syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
+	fd, err := open()
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		return nil, &os.PathError{Op: "open", Path: file, Err: err}
 	}
 	unlock = func() { _ = syscall.Close(fd) }
 	err = syscall.FcntlFlock(uintptr(fd), setLock, &syscall.Flock_t{Type: syscall.F_WRLCK, Start: int64(port), Len: 1})
@@ -84,7 +82,34 @@ func lock(port int) (unlock func(), err error) {
 	}
 	if err != nil {
 		unlock()
-		return nil, fmt.Errorf("lock of %s: %w", path, err)
+		return nil, fmt.Errorf("lock of %s: %w", file, err)
 	}
 	return unlock, nil
+}
+
+// file is locked by all users, and whatever directory for temporary files a test
+// has: some run as an unprivileged user beside others that do not.
+const file = "/tmp/gotrove-test-ports"
+
+// open gives a descriptor and no os.File: that would be closed, and the lock
+// gone, when it is not in use.
+func open() (fd int, err error) {
+	const how = syscall.O_RDWR | syscall.O_CLOEXEC | syscall.O_NOFOLLOW
+	// Linux lets nobody open another's file in /tmp with O_CREAT.
+	if fd, err = syscall.Open(file, how, 0); !errors.Is(err, syscall.ENOENT) {
+		return fd, err
+	}
+	made, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file))
+	if err != nil {
+		return -1, err
+	}
+	defer os.Remove(made.Name())
+	// Everybody's before it has its name; the first to give it that wins.
+	if err = errors.Join(made.Chmod(0o666), made.Close()); err == nil {
+		err = os.Link(made.Name(), file)
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return -1, err
+	}
+	return syscall.Open(file, how, 0)
 }
