@@ -45,13 +45,13 @@ func (b *bench) rest(ctx context.Context, r *backbone) error {
 	if _, err := press(ctx, p.url, 8, 500, pressMost, always(list)); err != nil { // warms up
 		return err
 	}
-	if err := b.cost(ctx, r, p, "api_list20", 4, 1, "list of 20; Python 306, 169-377 ms", always(list)); err != nil {
+	if err := b.cost(ctx, r, p, "api_list20", pressRuns, 4, 1, "list of 20; Python 306, 169-377 ms", always(list)); err != nil {
 		return err
 	}
 	show := func(n int) []byte {
 		return requestText("GET", p.url, "/v1.0/"+project+"/instances/"+guests[n%len(guests)].id, token, "")
 	}
-	if err := b.cost(ctx, r, p, "api_show", 4, 0.5, "an instance; Python 24, 21-28 ms", show); err != nil {
+	if err := b.cost(ctx, r, p, "api_show", pressRuns, 4, 0.5, "an instance, the use of its volume from the last 10 s but for the first time; Python 24, 21-28 ms", show); err != nil {
 		return err
 	}
 	for n := range projects - 1 {
@@ -73,6 +73,9 @@ func (b *bench) rest(ctx context.Context, r *backbone) error {
 		return err
 	}
 	if err := b.most("api_page_p99", l.percentile(0.99), "ms", "<=", 50, note+fmt.Sprintf("; median %.3g; Python 2728 at concurrency 8", l.percentile(0.5))); err != nil {
+		return err
+	}
+	if err := b.asked(ctx, r, p, project, token); err != nil {
 		return err
 	}
 	if err := b.posts(ctx, r, p, project, token); err != nil {
@@ -105,12 +108,12 @@ func (b *bench) posts(ctx context.Context, r *backbone, p *role, project, token 
 	if _, err := press(ctx, p.url, 1, 20, pressMost, post); err != nil {
 		return err
 	}
-	return b.cost(ctx, r, p, "api_post", 15, 3, "an instance created (accepted), with the relay that publishes its message; Python 155, 122 ms", post)
+	return b.cost(ctx, r, p, "api_post", pressRuns, 15, 3, "an instance created (accepted), with the relay that publishes its message; Python 155, 122 ms", post)
 }
 
 // cost measures statements and CPU time per request, of requests one after the
-// other on two connections.
-func (b *bench) cost(ctx context.Context, r *backbone, p *role, name string, statements, ms float64, what string, request func(int) []byte) error {
+// other on two connections. ms 0 is no goal.
+func (b *bench) cost(ctx context.Context, r *backbone, p *role, name string, requests int, statements, ms float64, what string, request func(int) []byte) error {
 	_, maria, err := r.servers()
 	if err != nil {
 		return err
@@ -120,7 +123,7 @@ func (b *bench) cost(ctx context.Context, r *backbone, p *role, name string, sta
 		return err
 	}
 	own, theirs := cpu(p.pid()), cpu(maria)
-	l, err := press(ctx, p.url, 2, pressRuns, pressMost, request)
+	l, err := press(ctx, p.url, 2, requests, pressMost, request)
 	if err != nil {
 		return err
 	}
@@ -134,8 +137,11 @@ func (b *bench) cost(ctx context.Context, r *backbone, p *role, name string, sta
 		what+"; all that MariaDB counts, with those of transactions and of the process's own housekeeping"); err != nil {
 		return err
 	}
-	return b.most(name+"_cpu", own.Seconds()*1000/n, "ms", "<=", ms,
-		fmt.Sprintf("%s; CPU of trove-api each, of %d; MariaDB %.2g ms; median %.3g ms, p99 %.3g ms", what, l.requests, theirs.Seconds()*1000/n, l.percentile(0.5), l.percentile(0.99)))
+	note := fmt.Sprintf("%s; CPU of trove-api each, of %d; MariaDB %.2g ms; median %.3g ms, p99 %.3g ms", what, l.requests, theirs.Seconds()*1000/n, l.percentile(0.5), l.percentile(0.99))
+	if ms == 0 {
+		return b.info(name+"_cpu", own.Seconds()*1000/n, "ms", note)
+	}
+	return b.most(name+"_cpu", own.Seconds()*1000/n, "ms", "<=", ms, note)
 }
 
 // questions is how many statements MariaDB was asked for.

@@ -120,18 +120,18 @@ func joinResources(rs []trove.Resource) string {
 // does not fit is KindOverLimit, naming every resource, and nothing is to be
 // committed.
 func (t *tx) charge(ctx context.Context, tenant string, cost, defaults trove.QuotaDelta) error {
-	limits, err := t.limits(ctx, tenant, defaults)
-	if err != nil {
-		return err
-	}
-	used, err := t.usage(ctx, tenant, cost)
+	used, limits, err := t.usage(ctx, tenant, cost)
 	if err != nil {
 		return err
 	}
 	var over []string
 	for _, r := range chargeOrder {
-		if n := cost[r]; n > 0 && limits[r] >= 0 && used[r]+n > limits[r] {
-			over = append(over, fmt.Sprintf("%s (requested %d, used %d, limit %d)", r, n, used[r], limits[r]))
+		limit, own := limits[r]
+		if !own {
+			limit, own = defaults[r]
+		}
+		if n := cost[r]; n > 0 && own && limit >= 0 && used[r]+n > limit {
+			over = append(over, fmt.Sprintf("%s (requested %d, used %d, limit %d)", r, n, used[r], limit))
 		}
 	}
 	if len(over) > 0 {
@@ -154,8 +154,8 @@ func (t *tx) charge(ctx context.Context, tenant string, cost, defaults trove.Quo
 }
 
 // usage locks a project's use of what cost is about, in one order for all, and
-// tells it. Rows that are missing are made.
-func (t *tx) usage(ctx context.Context, tenant string, cost trove.QuotaDelta) (trove.QuotaDelta, error) {
+// tells it with the limits that are its own. Rows that are missing are made.
+func (t *tx) usage(ctx context.Context, tenant string, cost trove.QuotaDelta) (used, limits trove.QuotaDelta, err error) {
 	var wanted []any
 	for _, r := range chargeOrder {
 		if cost[r] > 0 {
@@ -163,22 +163,27 @@ func (t *tx) usage(ctx context.Context, tenant string, cost trove.QuotaDelta) (t
 		}
 	}
 	if len(wanted) == 0 {
-		return trove.QuotaDelta{}, nil
+		return trove.QuotaDelta{}, trove.QuotaDelta{}, nil
 	}
 	for {
-		used := trove.QuotaDelta{}
-		if err := t.each(ctx, "SELECT resource, in_use, reserved FROM quota_usages WHERE tenant_id = ? AND resource IN ("+marks(len(wanted))+
-			") ORDER BY resource"+t.s.d.forUpdate, append([]any{tenant}, wanted...), func(r *sql.Rows) error {
+		used, limits = trove.QuotaDelta{}, trove.QuotaDelta{}
+		if err := t.each(ctx, `SELECT u.resource, u.in_use, u.reserved,
+			(SELECT q.hard_limit FROM quotas q WHERE q.tenant_id = u.tenant_id AND q.resource = u.resource)
+			FROM quota_usages u WHERE u.tenant_id = ? AND u.resource IN (`+marks(len(wanted))+
+			") ORDER BY u.resource"+t.s.d.forUpdate, append([]any{tenant}, wanted...), func(r *sql.Rows) error {
 			var name string
-			var inUse, reserved sql.NullInt64
-			err := r.Scan(&name, &inUse, &reserved)
+			var inUse, reserved, limit sql.NullInt64
+			err := r.Scan(&name, &inUse, &reserved, &limit)
 			used[trove.Resource(name)] = int(inUse.Int64 + reserved.Int64)
+			if limit.Valid {
+				limits[trove.Resource(name)] = int(limit.Int64)
+			}
 			return err
 		}); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if len(used) >= len(wanted) {
-			return used, nil
+			return used, limits, nil
 		}
 		now := t.s.now()
 		slices.SortFunc(wanted, func(a, b any) int { return strings.Compare(a.(string), b.(string)) })
@@ -188,7 +193,7 @@ func (t *tx) usage(ctx context.Context, tenant string, cost trove.QuotaDelta) (t
 			}
 			if _, err := t.exec(ctx, t.s.d.upsert("quota_usages", []string{"tenant_id", "resource"}, nil, "id", "created", "updated", "in_use", "reserved"),
 				tenant, r, trove.NewID(), now, now, 0, 0); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 	}

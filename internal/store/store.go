@@ -94,6 +94,7 @@ type Store struct {
 	reads  *prepared // of reader
 	shared *shared   // how transactions of SQLite are written; nil for other engines
 	pool   Pool      // how writer and reader are kept
+	turns  turns     // of reads of instances
 	clock  func() time.Time
 	log    *slog.Logger
 
@@ -115,7 +116,7 @@ type Store struct {
 // migrated before its first use. Errors are KindUnavailable, KindBadRequest for
 // a URL that is wrong; they name the database, never the password.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	s := &Store{clock: c.Clock, log: c.Log, makeRoom: c.MakeRoom, sealer: c.Sealer}
+	s := &Store{turns: newTurns(), clock: c.Clock, log: c.Log, makeRoom: c.MakeRoom, sealer: c.Sealer}
 	if s.clock == nil {
 		s.clock = time.Now
 	}
