@@ -233,23 +233,35 @@ func testCard(t *testing.T, o docker.Options, w *cables) {
 		t.Errorf("the network was made anew: %s, %s", first, now)
 	}
 
-	// The machine is started again, and its cards have other names.
+	// The machine is started again, and the card has its name only after Docker
+	// looked for it.
 	if err := daemon.Down(); err != nil {
 		t.Fatal(err)
 	}
 	other := w.id + "o"
-	for _, args := range [][]string{{"down"}, {"name", other}} {
-		ip(t, append([]string{"link", "set", w.card}, args...)...)
+	rename := func(from, to string) {
+		t.Helper()
+		ip(t, "link", "set", from, "down")
+		ip(t, "link", "set", from, "name", to)
+		ip(t, "link", "set", to, "up")
 	}
-	ip(t, "link", "set", other, "up")
-	t.Cleanup(func() {
-		ip(t, "link", "set", other, "down")
-		ip(t, "link", "set", other, "name", w.card)
-		ip(t, "link", "set", w.card, "up")
-	})
+	rename(w.card, other)
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
+	rename(other, w.card)
+	runtimetest.Eventually(t, "the engine starts", func() (err error) {
+		h, err = r.Start(t.Context(), s)
+		return err
+	})
+	w.reached("when the card was late")
+	if err := r.Stop(t.Context(), h, s.StopSignal, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	// It has another name.
+	first = network()
+	rename(w.card, other)
+	t.Cleanup(func() { rename(other, w.card) })
 	start(t, r, s)
 	w.reached("when the card has another name")
 	if now := network(); now == first {

@@ -184,6 +184,11 @@ func (r *Runtime) start(ctx context.Context, s runtime.Spec) (h runtime.Handle, 
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.remove(context.WithoutCancel(ctx), made))
+			if r.o.Port != nil {
+				// Docker's driver forgets one whose card was not there when Docker started,
+				// though Docker shows it.
+				err = errors.Join(err, r.removeCardNetwork(context.WithoutCancel(ctx), s.InstanceID))
+			}
 		}
 	}()
 	if path := s.Argv[0]; filepath.IsAbs(path) {
