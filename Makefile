@@ -25,12 +25,7 @@ build: ## build troved, trove-guestagent and trovectl into bin/
 
 test: build ## run every test, installing what they need
 	@scripts/install engines test docker
-	@# Kept outside the clone: built once. Only root can build them, and use them in tests.
-	@# Only Debian's unstable suite has MySQL; without its image its tests are skipped.
-	@[ "$$(id -u)" -ne 0 ] || { packaging/images/build stable && { packaging/images/build mysql || echo "gotrove: no image of MySQL" >&2; }; }
-	@# Not from the cache: it does not see the programs that a test starts.
-	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./...
-	CGO_ENABLED=1 $(GO) test -count=1 -race -short -timeout $(TEST_TIMEOUT) ./internal/...
+	@scripts/test $(GO) $(TEST_TIMEOUT)
 
 chaos: build ## break everything in turn under 100 instances, on both databases: 30 min, 16 GiB
 	@scripts/install engines test

@@ -83,15 +83,15 @@ func Start(tb testing.TB, o Options) *Server {
 	return s
 }
 
-// Require ends the test where Keystone is not installed: as skipped with
-// -short, otherwise as failed.
+// Require skips the test with -short, and fails it where Keystone is not
+// installed.
 func Require(tb testing.TB) {
 	tb.Helper()
+	if testing.Short() {
+		tb.Skip("needs Keystone")
+	}
 	for _, path := range []string{manage, wsgi, uwsgi} {
 		if _, err := os.Stat(path); err != nil {
-			if testing.Short() {
-				tb.Skip("Keystone is not installed (Debian package keystone)")
-			}
 			tb.Fatalf("%v: install Debian's package keystone", err)
 		}
 	}

@@ -103,14 +103,14 @@ func StartWith(tb testing.TB, o Options) *Server {
 	return s
 }
 
-// Require ends the test where RabbitMQ is not installed: as skipped with
-// -short, otherwise as failed.
+// Require skips the test with -short, and fails it where RabbitMQ is not
+// installed.
 func Require(tb testing.TB) {
 	tb.Helper()
+	if testing.Short() {
+		tb.Skip("needs RabbitMQ")
+	}
 	if _, err := os.Stat(serverScript); err != nil {
-		if testing.Short() {
-			tb.Skip("RabbitMQ is not installed (Debian package rabbitmq-server)")
-		}
 		tb.Fatalf("%v: install Debian's package rabbitmq-server", err)
 	}
 }
