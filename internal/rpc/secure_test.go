@@ -26,7 +26,11 @@ func (b *box) SealRequest(_ context.Context, _ string, r *wire.Request) (rpc.Rep
 	if b.word == "broken" {
 		return nil, errors.New("no key")
 	}
-	r.Context = map[string]json.RawMessage{"word": json.RawMessage(`"` + b.word + `"`)}
+	under, err := json.Marshal([]any{r.Made, r.Kept})
+	if err != nil {
+		return nil, err
+	}
+	r.Context = map[string]json.RawMessage{"word": json.RawMessage(`"` + b.word + `"`), "under": under}
 	return func(reply *wire.Reply) error {
 		s, ok := strings.CutPrefix(string(reply.Result), `"`+b.word+" ")
 		if !ok {
@@ -46,6 +50,9 @@ func (b *box) OpenRequest(_ context.Context, _ string, r *wire.Request) (rpc.Ope
 	}
 	if string(r.Context["word"]) != `"`+b.word+`"` {
 		return rpc.Opened{}, errors.New("another word")
+	}
+	if err := json.Unmarshal(r.Context["under"], &[]any{&r.Made, &r.Kept}); err != nil {
+		return rpc.Opened{}, err
 	}
 	r.Context = map[string]json.RawMessage{"request_id": json.RawMessage(`"inside"`)}
 	return rpc.Opened{Sealed: true, Instance: "i", Reply: func(reply *wire.Reply) error {
@@ -83,7 +90,14 @@ func TestSealedRequests(t *testing.T) {
 		if result, err := call(good); result != "done" || err != nil {
 			t.Errorf("%q, %v", result, err)
 		}
-		if in := until(t, came, "the call"); !in.Sealed || in.SealedBy != "i" {
+		if in := until(t, came, "the call"); !in.Sealed || in.SealedBy != "i" || time.Since(in.Made).Abs() > time.Minute || in.Kept {
+			t.Errorf("came as %+v", in)
+		}
+		written := time.UnixMicro(1_800_000_000_123_456)
+		if err := good.Cast(within(t), rpc.Message{Topic: "sealed", Method: "m", Made: written, Kept: true}); err != nil {
+			t.Fatal(err)
+		}
+		if in := until(t, came, "a message that is kept"); !in.Made.Equal(written) || !in.Kept {
 			t.Errorf("came as %+v", in)
 		}
 		// Where it cannot be told now, the request comes again.
