@@ -193,7 +193,7 @@ func TestKeystoneAway(t *testing.T) {
 
 func TestKeystoneSilent(t *testing.T) {
 	c := newCloud(t)
-	v := c.open(func(o *keystone.Options) { o.Timeout = 2 * time.Second })
+	v := c.open(func(o *keystone.Options) { o.Timeout = 5 * time.Second })
 	c.good(v, "good")
 	hold := make(chan struct{})
 	defer close(hold)
@@ -201,14 +201,14 @@ func TestKeystoneSilent(t *testing.T) {
 	c.pass(301 * time.Second)
 	started := time.Now()
 	c.good(v, "good") // when the time for an answer is over
-	if took := time.Since(started); took < 2*time.Second || took > 30*time.Second {
+	if took := time.Since(started); took < 5*time.Second || took > 30*time.Second {
 		t.Errorf("took %v", took)
 	}
 	started = time.Now()
 	c.good(v, "good") // at once
 	c.pass(3 * time.Second)
 	c.good(v, "good") // asks again, without much patience
-	if took := time.Since(started); took > 1900*time.Millisecond {
+	if took := time.Since(started); took > 4500*time.Millisecond {
 		t.Errorf("a token that was good had to wait %v", took)
 	}
 	started = time.Now()
