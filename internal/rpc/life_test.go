@@ -19,11 +19,15 @@ func quick(c *amqp.Config) {
 	c.Retry = amqp.Retry{First: 50 * time.Millisecond, Max: 500 * time.Millisecond}
 }
 
+// restart bounds a start of RabbitMQ, which takes 10 s of a core and more.
+const restart = 3 * time.Minute
+
 // A RabbitMQ killed, shut down and frozen under a client and a server: calls
 // fail at once, casts wait for it, and all it had forgotten is there again.
 func TestBrokerDies(t *testing.T) {
+	t.Parallel()
 	s := rabbittest.Start(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*restart)
 	defer cancel()
 	transport := strings.Replace(s.URL(), "amqp://", "rabbit://", 1)
 	clientConn := connectWith(t, transport, quick)
@@ -99,6 +103,7 @@ func TestBrokerDies(t *testing.T) {
 // A broker that is out of memory takes no messages: who publishes waits, at
 // most until his deadline, and can tell why.
 func TestBrokerBlocks(t *testing.T) {
+	t.Parallel()
 	s := rabbittest.Start(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -155,6 +160,7 @@ func TestBrokerBlocks(t *testing.T) {
 // A queue whose node is down can be neither declared nor deleted: who needs it
 // says so, and what to do, and has it as soon as the node is back.
 func TestQueueOnDeadNode(t *testing.T) {
+	t.Parallel()
 	dead := rabbittest.Start(t)
 	alive := rabbittest.StartWith(t, rabbittest.Options{Join: dead})
 	url := func(s *rabbittest.Server) string {
@@ -172,7 +178,9 @@ func TestQueueOnDeadNode(t *testing.T) {
 	h, got := collector(10)
 	s := rpc.NewServer(conn, h, rpc.ServerOptions{Exchange: exchange, Topic: "homeless", Server: "a", Log: logOf(t)})
 	closing(t, s)
-	if err := dead.Start(within(t)); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), restart)
+	defer cancel()
+	if err := dead.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Ready(within(t)); err != nil {

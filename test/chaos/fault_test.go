@@ -171,7 +171,7 @@ func last(d time.Duration) {
 
 // within gives a start its deadline.
 func within(start func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), region.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), region.StartPatience)
 	defer cancel()
 	return start(ctx)
 }

@@ -305,7 +305,7 @@ func guestsOutlive(t *testing.T, r *region.Region, apis []*region.Service) {
 		query(t, i.IP[0], "ann", "s3cret-of-ann", "shop")
 		<-time.After(500 * time.Millisecond)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), region.Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), region.StartPatience)
 	defer cancel()
 	if err := r.Broker.Start(ctx); err != nil {
 		t.Fatal(err)

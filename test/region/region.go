@@ -31,9 +31,9 @@ import (
 // Patience bounds every wait. A machine under load is slow, not wrong.
 const Patience = 2 * time.Minute
 
-// startPatience bounds the start of a server: nothing can be lost there, only
+// StartPatience bounds the start of a server: nothing can be lost there, only
 // time. Keystone's takes 20 s of a core.
-const startPatience = 5 * time.Minute
+const StartPatience = 5 * time.Minute
 
 const module = "github.com/gotrove/gotrove/"
 
@@ -164,7 +164,7 @@ func New(tb testing.TB, o Options) *Region {
 	// Side by side: each takes seconds of start.
 	started := make(chan func(), 3)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), startPatience)
+		ctx, cancel := context.WithTimeout(context.Background(), StartPatience)
 		defer cancel()
 		brokerDir := filepath.Join(dir, "rabbitmq")
 		err := os.Mkdir(brokerDir, 0o700)
@@ -174,14 +174,14 @@ func New(tb testing.TB, o Options) *Region {
 		started <- func() { r.own(err, func() { r.Broker.Stop() }) }
 	}()
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), startPatience)
+		ctx, cancel := context.WithTimeout(context.Background(), StartPatience)
 		defer cancel()
 		var err error
 		r.Database, err = dbtest.Run(ctx, o.Database)
 		started <- func() { r.own(err, func() { r.Database.Remove() }) }
 	}()
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), startPatience)
+		ctx, cancel := context.WithTimeout(context.Background(), StartPatience)
 		defer cancel()
 		keystoneDir := filepath.Join(dir, "keystone")
 		err := os.Mkdir(keystoneDir, 0o700)

@@ -88,7 +88,7 @@ func TestHealthOfRoles(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a RabbitMQ and a MariaDB")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // with their starts
 	defer cancel()
 	broker := rabbittest.Start(t)
 	database := dbtest.Start(t, dbtest.MariaDB)
