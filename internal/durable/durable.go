@@ -1,5 +1,6 @@
 // Package durable keeps files that survive a crash: a file is replaced whole or
-// not at all, and one process at a time holds a directory.
+// not at all, and one process at a time holds a directory. It also tells the file
+// system which directories are unrelated.
 //
 // It knows nothing of what the files mean. It exists because a torn handle, key
 // or configuration file is the difference between finding a running engine

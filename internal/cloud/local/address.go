@@ -94,7 +94,7 @@ func (c *Cloud) EnsurePorts(ctx context.Context, o cloud.Owner, nics []trove.NIC
 	if err := checkID(o.InstanceID); err != nil {
 		return nil, err
 	}
-	unlock, err := c.lockFile(ctx, addressLock)
+	unlock, err := c.lockAddresses(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +193,7 @@ func (c *Cloud) probe(a netip.Addr, port int) (bool, error) {
 
 // DeletePorts gives the instance's address back.
 func (c *Cloud) DeletePorts(ctx context.Context, o cloud.Owner) error {
-	unlock, err := c.lockFile(ctx, addressLock)
+	unlock, err := c.lockAddresses(ctx)
 	if err != nil {
 		return err
 	}

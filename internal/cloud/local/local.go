@@ -166,7 +166,7 @@ func New(o Options) (*Cloud, error) {
 	if err := os.MkdirAll(filepath.Join(o.DataDir, "locks"), 0o700); err != nil {
 		return nil, durable.Explain(err)
 	}
-	spread(filepath.Join(o.DataDir, "instances"))
+	durable.Spread(filepath.Join(o.DataDir, "instances"))
 	if err := c.ownDir(o.TemplateDir); err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (c *Cloud) sweep() error {
 func (c *Cloud) sweepFile(f string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), sweepWait)
 	defer cancel()
-	take := func() (func(), error) { return c.lockFile(ctx, addressLock) }
+	take := func() (func(), error) { return c.lockAddresses(ctx) }
 	if parts := strings.Split(f, "/"); parts[0] == "instances" {
 		take = func() (func(), error) { return c.lock(ctx, parts[1]) }
 	}

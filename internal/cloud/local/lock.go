@@ -75,14 +75,15 @@ func tryLock(path string) (*os.File, error) {
 	}
 }
 
-// lock makes changes to one instance one at a time, in all processes. unlock must
-// be called.
-func (c *Cloud) lock(ctx context.Context, id string) (unlock func(), err error) {
+// turn gives those of this process who want a name's lock their turn, in the order
+// they came: a lock that is tried would be nobody's for most of the time when many
+// want it. done must be called.
+func (c *Cloud) turn(ctx context.Context, name string) (done func(), err error) {
 	c.mu.Lock()
-	l := c.locks[id]
+	l := c.locks[name]
 	if l == nil {
 		l = &keyLock{turn: make(chan struct{}, 1)}
-		c.locks[id] = l
+		c.locks[name] = l
 	}
 	l.users++
 	c.mu.Unlock()
@@ -90,7 +91,7 @@ func (c *Cloud) lock(ctx context.Context, id string) (unlock func(), err error) 
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if l.users--; l.users == 0 {
-			delete(c.locks, id)
+			delete(c.locks, name)
 		}
 	}
 	select {
@@ -99,7 +100,31 @@ func (c *Cloud) lock(ctx context.Context, id string) (unlock func(), err error) 
 		release()
 		return nil, ctx.Err()
 	}
-	done := func() { <-l.turn; release() }
+	return func() { <-l.turn; release() }, nil
+}
+
+// lockAddresses makes claims of addresses one at a time, in all processes. unlock
+// must be called.
+func (c *Cloud) lockAddresses(ctx context.Context) (unlock func(), err error) {
+	done, err := c.turn(ctx, addressLock)
+	if err != nil {
+		return nil, err
+	}
+	free, err := c.lockFile(ctx, addressLock)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	return func() { free(); done() }, nil
+}
+
+// lock makes changes to one instance one at a time, in all processes. unlock must
+// be called.
+func (c *Cloud) lock(ctx context.Context, id string) (unlock func(), err error) {
+	done, err := c.turn(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	free, err := c.lockFile(ctx, id)
 	if err != nil {
 		done()

@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gotrove/gotrove/internal/durable"
 )
 
 // Copies that are ready are in a directory beside their template, under names
@@ -38,6 +40,7 @@ func Stock(ctx context.Context, template string, want, most int, room uint64) er
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return Explain(err, dir)
 	}
+	durable.Spread(dir) // a copy is a thousand files
 	engine, _, _ := strings.Cut(filepath.Base(template), "-")
 	unlock, err := lock(ctx, filepath.Join(filepath.Dir(template), "."+engine+readySuffix+".lock"))
 	if err != nil {

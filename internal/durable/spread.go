@@ -1,4 +1,4 @@
-package local
+package durable
 
 import (
 	"os"
@@ -10,12 +10,12 @@ import (
 // related.
 const topDir = 0x00020000
 
-// spread has ext4 put each directory made in dir into a block group of its own.
+// Spread has ext4 put each directory made in dir into a block group of its own.
 // Otherwise a new instance gets the group of the one deleted before it, whose
 // inodes are kept from reuse for minutes: making a thousand files then looks at
 // a thousand of them for each, which was most of the time a creation took. It
 // is best effort: other file systems have no such attribute and need none.
-func spread(dir string) {
+func Spread(dir string) {
 	d, err := os.Open(dir)
 	if err != nil {
 		return

@@ -1,4 +1,4 @@
-package local
+package durable
 
 import (
 	"testing"
@@ -12,8 +12,8 @@ func TestSpread(t *testing.T) {
 	if err := unix.Statfs(dir, &fs); err != nil || fs.Type != unix.EXT4_SUPER_MAGIC {
 		t.Skip("needs ext4")
 	}
-	spread(dir)
-	spread(dir) // again is no change
+	Spread(dir)
+	Spread(dir) // again is no change
 	fd, err := unix.Open(dir, unix.O_RDONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -23,5 +23,5 @@ func TestSpread(t *testing.T) {
 	if err != nil || flags&topDir == 0 {
 		t.Errorf("flags %#x, %v", flags, err)
 	}
-	spread(dir + "/missing") // harms nothing
+	Spread(dir + "/missing") // harms nothing
 }
