@@ -45,7 +45,6 @@ func notFound(id string) error {
 // there is none or it is deleted.
 func (s *Store) Instance(ctx context.Context, id string) (*trove.Instance, error) {
 	var inst *trove.Instance
-	defer s.turns.take(ctx)()
 	err := s.read(ctx, func(ctx context.Context, c session) error {
 		var err error
 		inst, err = c.instance(ctx, id)
@@ -75,7 +74,6 @@ func (s *Store) ListInstances(ctx context.Context, f InstanceFilter, p Page) (pa
 	if p.Limit < 1 || p.Limit > MaxPage {
 		p.Limit = MaxPage
 	}
-	defer s.turns.take(ctx)()
 	err = s.read(ctx, func(ctx context.Context, c session) error {
 		page, err = c.page(ctx, f, p.Marker, p.Limit+1)
 		return err

@@ -94,7 +94,6 @@ type Store struct {
 	reads  *prepared // of reader
 	shared *shared   // how transactions of SQLite are written; nil for other engines
 	pool   Pool      // how writer and reader are kept
-	turns  turns     // of reads of instances
 	clock  func() time.Time
 	log    *slog.Logger
 
@@ -116,7 +115,7 @@ type Store struct {
 // migrated before its first use. Errors are KindUnavailable, KindBadRequest for
 // a URL that is wrong; they name the database, never the password.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	s := &Store{turns: newTurns(), clock: c.Clock, log: c.Log, makeRoom: c.MakeRoom, sealer: c.Sealer}
+	s := &Store{clock: c.Clock, log: c.Log, makeRoom: c.MakeRoom, sealer: c.Sealer}
 	if s.clock == nil {
 		s.clock = time.Now
 	}
