@@ -3,6 +3,7 @@ package taskmanager
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/gotrove/gotrove/internal/cloud"
@@ -77,6 +78,8 @@ func (l *Leftovers) Sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// In any order: twenty that cannot be removed must not keep the others.
+	rand.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] })
 	found, tried := map[string]bool{}, 0
 	for _, id := range left {
 		found[id] = true

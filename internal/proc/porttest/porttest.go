@@ -13,15 +13,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // from is the lowest port that is given; below it are well-known ones. to is
 // beyond the highest: rabbitmqctl listens at its server's port plus 10000.
 const from, to = 10000, 32000
-
-// setLock is F_OFD_SETLK of fcntl(2): a lock of an open file, not of a process,
-// so that two tests of one process do not share it.
-const setLock = 37
 
 // Free gives a port of 127.0.0.1 that nobody listens on. It is the caller's
 // until this process ends.
@@ -75,7 +73,8 @@ func lock(port int) (unlock func(), err error) {
 		return nil, &os.PathError{Op: "open", Path: file, Err: err}
 	}
 	unlock = func() { _ = syscall.Close(fd) }
-	err = syscall.FcntlFlock(uintptr(fd), setLock, &syscall.Flock_t{Type: syscall.F_WRLCK, Start: int64(port), Len: 1})
+	// Of the open file, not of the process: two tests of one process do not share it.
+	err = syscall.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &syscall.Flock_t{Type: syscall.F_WRLCK, Start: int64(port), Len: 1})
 	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {
 		unlock()
 		return nil, nil
